@@ -1,0 +1,1 @@
+"""The words and rules everything else shares: numpy and the standard library only."""

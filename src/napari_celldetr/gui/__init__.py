@@ -1,0 +1,1 @@
+"""The only importer of napari, qtpy, magicgui and vispy."""

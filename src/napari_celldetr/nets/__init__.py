@@ -1,0 +1,1 @@
+"""Networks: pure torch with timm backbones. Importing this package loads neither."""

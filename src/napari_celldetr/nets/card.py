@@ -1,0 +1,157 @@
+"""ModelCard: everything a model says about itself, as checked JSON. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from napari_celldetr.core.errors import ModelError
+
+SCHEMA = 1
+MAX_CARD_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What `card.json` holds.
+
+    Attributes
+    ----------
+    name, title, description : str
+        Folder name, name for people, one paragraph.
+    architecture, arguments
+        Key in the network registry and the arguments to build it with.
+    class_names : tuple of str
+    class_colors : tuple of (r, g, b)
+        0..255 each, one per class.
+    mpp : float
+        µm/px the network works at.
+    mean, std : 3 floats each
+        Input statistics on 0..1 RGB.
+    stain : str
+        ``H&E`` or ``H-DAB``.
+    threshold, score_floor : float
+        Default score threshold; scores below the floor are never returned.
+    class_rule : dict or None
+        For models whose classes are measured, not predicted, e.g. ``{"measure": "dab_od_mean",
+        "threshold": 0.2}``: class 1 where the measurement reaches the threshold, else class 0.
+    weights_sha256 : str
+    licence : str
+        SPDX name of the weights' licence.
+    data : list of dict
+        Training data: name, licence, citation, how it was split.
+    metrics : dict
+        Figures with intervals, by data set.
+    intended_use, limits : str
+    training : dict
+        The training configuration.
+    parent : str or None
+        weights sha256 of the model this one was fine-tuned from.
+    """
+
+    name: str
+    title: str
+    description: str
+    architecture: str
+    arguments: dict[str, Any]
+    class_names: tuple[str, ...]
+    class_colors: tuple[tuple[int, int, int], ...]
+    mpp: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    stain: str
+    threshold: float
+    score_floor: float
+    weights_sha256: str
+    licence: str
+    data: list[dict[str, Any]]
+    metrics: dict[str, Any]
+    intended_use: str
+    limits: str
+    class_rule: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        colors = tuple(tuple(int(v) for v in c) for c in self.class_colors)
+        object.__setattr__(self, "class_colors", colors)
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        self._check()
+
+    def _check(self) -> None:
+        bad = []
+        if self.schema != SCHEMA:
+            bad.append(f"schema {self.schema} (this version reads {SCHEMA})")
+        if not self.class_names or len(self.class_names) != len(self.class_colors):
+            bad.append("class_names and class_colors of different or zero length")
+        if not 0.1 <= self.mpp <= 2.0:
+            bad.append(f"mpp {self.mpp} (0.1..2.0)")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std, default=0) <= 0:
+            bad.append("mean or std not three numbers, std > 0")
+        if not 0 < self.score_floor <= self.threshold < 1:
+            bad.append(f"thresholds {self.score_floor}, {self.threshold}")
+        if len(self.weights_sha256) != 64:
+            bad.append("weights_sha256 not 64 hex digits")
+        if bad:
+            raise ModelError(
+                f"The card of model {self.name!r} is not valid.",
+                expected="a card as docs/models.md describes",
+                found="; ".join(bad),
+                remedy="take the model folder again from its source",
+            )
+
+    def to_json(self) -> str:
+        """The card as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_card(folder: str | Path) -> ModelCard:
+    """Read and check ``card.json`` of a model folder; `ModelError` when it cannot be used."""
+    path = Path(folder) / "card.json"
+    remedy = "point to a folder that holds card.json and weights.safetensors"
+    try:
+        size = path.stat().st_size
+        if size > MAX_CARD_BYTES:
+            raise ModelError(
+                f"{path.name} is too large.",
+                expected=f"at most {MAX_CARD_BYTES} bytes",
+                found=f"{size} bytes",
+                remedy=remedy,
+            )
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"No readable model card in {Path(folder).name!r}.",
+            expected="a JSON file card.json",
+            found=type(error).__name__ + ": " + str(error)[:200],
+            remedy=remedy,
+        ) from error
+    return _from_raw(raw, Path(folder).name)
+
+
+def _from_raw(raw: Any, name: str) -> ModelCard:
+    fields = {f.name: f for f in dataclasses.fields(ModelCard)}
+    found = set(raw) if isinstance(raw, dict) else set()
+    needed = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    if not needed <= found <= set(fields):
+        raise ModelError(
+            f"The card of model {name!r} has the wrong keys.",
+            expected=", ".join(sorted(fields)),
+            found=f"missing {sorted(needed - found)}, unknown {sorted(found - set(fields))[:10]}",
+            remedy="take the model folder again from its source",
+        )
+    try:
+        return ModelCard(**raw)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"The card of model {name!r} holds values of the wrong type.",
+            expected="values as docs/models.md describes",
+            found=str(error)[:200],
+            remedy="take the model folder again from its source",
+        ) from error

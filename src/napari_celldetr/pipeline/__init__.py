@@ -1,0 +1,1 @@
+"""Headless joins of slides and networks."""

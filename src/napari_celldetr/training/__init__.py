@@ -1,0 +1,1 @@
+"""Training: data sets, augmentation and loops."""
