@@ -79,8 +79,8 @@ def assign(cost: NDArray[np.floating]) -> tuple[Indices, Indices]:
     for row, column in enumerate(matrix.argmin(axis=1).tolist()):
         if row_of[column] < 0:
             column_of[row], row_of[column] = column, row
-    for row in np.flatnonzero(column_of < 0):
-        _augment(int(row), matrix, u, v, column_of, row_of)
+    for single in np.flatnonzero(column_of < 0):
+        _augment(int(single), matrix, u, v, column_of, row_of)
     return np.arange(n), column_of
 
 
@@ -638,14 +638,9 @@ def _ratio(above: float, below: float) -> float:
 def _hovernet_tally(
     item: PointField, radius: float, n_classes: int, gated: bool
 ) -> list[tuple[int, int, int, int]]:
-    """First row (pairs, equal types, spare, missed), then per class (TP, FP + FN, spare, missed)."""
-    assert item.truth_ids is not None and item.found_ids is not None  # set in __post_init__
-    truth, truth_ids, found, found_ids = (
-        item.truth_xy,
-        item.truth_ids,
-        item.found_xy,
-        item.found_ids,
-    )
+    """A row (pairs, equal types, spare, missed), then (TP, FP + FN, spare, missed) per class."""
+    truth, found = item.truth_xy, item.found_xy
+    truth_ids, found_ids = item.ids()
     if not gated:
         truth, truth_ids = _or_fake_cell(truth, truth_ids)
         found, found_ids = _or_fake_cell(found, found_ids)

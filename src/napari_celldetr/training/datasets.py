@@ -400,7 +400,7 @@ def load_instances_folder(
                 group=_group_of(picture.stem, group_pattern),
                 image=image,
                 mpp=mpp,
-                points=(boxes[:, :2] + boxes[:, 2:]) / 2,
+                points=((boxes[:, :2] + boxes[:, 2:]) / 2).astype(np.float32),
                 sizes=sizes,
                 class_ids=np.full(len(boxes), UNKNOWN, np.int16),
                 complete=complete,
@@ -471,12 +471,13 @@ def _resize(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint
     from skimage import transform
 
     source = image.astype(np.float32)
-    made: NDArray[np.floating]
+    resize: Any = transform.resize  # scikit-image is not typed
+    shrink: Any = transform.resize_local_mean
     if shape[0] < image.shape[0] or shape[1] < image.shape[1]:
-        made = transform.resize_local_mean(source, shape, channel_axis=2)
+        made = shrink(source, shape, channel_axis=2)
     else:
-        made = transform.resize(source, shape, order=3, mode="reflect", anti_aliasing=False)
-    return np.clip(np.rint(made), 0, 255).astype(np.uint8)
+        made = resize(source, shape, order=3, mode="reflect", anti_aliasing=False)
+    return np.asarray(np.clip(np.rint(made), 0, 255), np.uint8)
 
 
 def _nearest(instances: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
