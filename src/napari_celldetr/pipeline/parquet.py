@@ -1,0 +1,119 @@
+"""Detections <-> Parquet files: the lossless form, used by the ledger and as an export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from napari_celldetr import RESEARCH_USE
+from napari_celldetr.core.detections import Detections, Source
+
+CORNERS = ("x0", "y0", "x1", "y1")
+DERIVED = ("x", "y", "class")
+EMBEDDING = "embedding"
+METADATA = b"celldetr"
+
+
+def to_arrow(detections: Detections, *, derived: bool = False) -> pa.Table:
+    """A table with x0 y0 x1 y1 score class_id, the measurements, and the embedding if any.
+
+    `derived` puts the centre ``x``, ``y`` first and the class name as ``class`` beside, for
+    readers that know nothing of this package.
+    """
+    columns: dict[str, Any] = {}
+    if derived:
+        columns["x"], columns["y"] = (pa.array(v) for v in detections.centres.T.copy())
+    for name, values in zip(CORNERS, detections.boxes.T.copy(), strict=True):
+        columns[name] = pa.array(values)
+    columns["score"] = pa.array(detections.scores)
+    if derived:
+        columns["class"] = _class_column(detections)
+    columns["class_id"] = pa.array(detections.class_ids)
+    for name, column in detections.columns.items():
+        columns[name] = pa.array(column)
+    if detections.embeddings is not None:
+        columns[EMBEDDING] = _embedding_column(detections.embeddings)
+    return pa.table(columns).replace_schema_metadata({METADATA: _metadata(detections).encode()})
+
+
+def from_arrow(table: pa.Table) -> Detections:
+    """The table `to_arrow` made, or any table with at least x0 y0 x1 y1 score.
+
+    Raises ``KeyError`` when one of those is missing.
+    """
+    raw = (table.schema.metadata or {}).get(METADATA)
+    about = json.loads(raw) if raw else {}
+    boxes = np.stack([_numbers(table, name, np.float32) for name in CORNERS], axis=1)
+    names = tuple(about.get("class_names", ()))
+    class_ids = (
+        _numbers(table, "class_id", np.int16)
+        if "class_id" in table.column_names and names
+        else np.full(len(boxes), -1, np.int16)
+    )
+    taken = {*CORNERS, *DERIVED, "score", "class_id", EMBEDDING}
+    return Detections(
+        boxes,
+        _numbers(table, "score", np.float32),
+        class_ids,
+        names,
+        _embeddings(table, about),
+        {n: _plain(table.column(n)) for n in table.column_names if n not in taken},
+        Source.from_json(about["source"]) if "source" in about else Source(),
+    )
+
+
+def write_parquet(detections: Detections, path: Path, *, derived: bool = False) -> None:
+    """Write one Parquet file (not atomically: the caller gives a temporary path)."""
+    pq.write_table(to_arrow(detections, derived=derived), path, compression="zstd")
+
+
+def read_parquet(path: Path) -> Detections:
+    """Read one Parquet file; raises what pyarrow raises, and ``KeyError`` for missing columns."""
+    # Memory mapping off and one thread: parts are small, and pools cost more than they give.
+    return from_arrow(pq.read_table(path, use_threads=False))
+
+
+def _metadata(detections: Detections) -> str:
+    size = None if detections.embeddings is None else detections.embeddings.shape[1]
+    return json.dumps(
+        {
+            "class_names": detections.class_names,
+            "embedding_size": size,
+            "source": detections.source.to_json(),
+            "note": RESEARCH_USE,
+        }
+    )
+
+
+def _class_column(detections: Detections) -> pa.Array:
+    names = pa.array([*detections.class_names, "unknown"])
+    ids = np.where(detections.class_ids < 0, len(detections.class_names), detections.class_ids)
+    return pa.DictionaryArray.from_arrays(pa.array(ids.astype(np.int16)), names)
+
+
+def _embedding_column(vectors: NDArray[np.float16]) -> pa.Array:
+    flat = pa.array(vectors.reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, max(vectors.shape[1], 1))
+
+
+def _embeddings(table: pa.Table, about: dict[str, Any]) -> NDArray[np.float16] | None:
+    if EMBEDDING not in table.column_names:
+        return None
+    column = table.column(EMBEDDING).combine_chunks()
+    size = about.get("embedding_size") or column.type.list_size
+    return np.asarray(column.flatten()).astype(np.float16).reshape(-1, size)
+
+
+def _numbers(table: pa.Table, name: str, kind: type[np.generic]) -> NDArray[Any]:
+    return np.asarray(table.column(name)).astype(kind, copy=False)
+
+
+def _plain(column: pa.ChunkedArray) -> NDArray[Any]:
+    values = np.asarray(column)
+    return values.astype(str) if values.dtype == object else values
