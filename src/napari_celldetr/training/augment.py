@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.core.errors import ConfigError, DataError
+from napari_celldetr.slides.stain import H_DAB, H_E
 from napari_celldetr.training.datasets import Field
 
-_HAEMATOXYLIN = (0.650, 0.704, 0.286)
-_EOSIN = (0.2159, 0.8012, 0.5581)
-_DAB = (0.268, 0.570, 0.776)
+KNOWN_UM = 4.0
+"""Around a point of an incomplete field, what is seen within this distance is known."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,10 @@ class Crop:
         Width and height of the whole nucleus, also where the crop cuts it; NaN where unknown.
     class_ids : (N,) int16
     valid : (S, S) bool
-        False where there is only mirrored padding: nothing may be learned there.
+        False where nothing may be learned: in mirrored padding, and in a field that is not
+        `complete` everywhere but within `KNOWN_UM` of a point (8 px where mpp is unknown).
     complete : bool
-        Whether valid places without a point are background.
+        The field's own word on whether places without a point are background.
     rows : (N,) intp
         Row of the field that each point is.
     """
@@ -171,6 +172,9 @@ def random_crop(
         centre = corner + size / 2
         image, valid = _slice(field.image, matrix.astype(int), corner, size)
     points, sizes = _moved(field, matrix, centre, size, exact=not free)
+    if not field.complete:
+        reach = KNOWN_UM / field.mpp if field.mpp else 8.0
+        valid &= _near(points, reach * scale, size)
     rows = np.flatnonzero(((points >= 0) & (points < size)).all(axis=1))
     return Crop(
         image,
@@ -195,18 +199,14 @@ def _place(length: int, covered: float, rng: np.random.Generator) -> float:
     return float(rng.uniform(low, high))
 
 
-def _mirrored(start: int, stop: int, length: int) -> NDArray[np.intp]:
-    """Indices of [start, stop) on a line of `length` that mirrors at its ends."""
-    index = np.arange(start, stop) % (2 * length)
-    return np.where(index < length, index, 2 * length - 1 - index)
-
-
 def _window(image: NDArray[np.uint8], x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
-    """A part of the image, mirrored where it reaches outside."""
+    """A part of the image, mirrored where it reaches outside; some of it must lie inside."""
     height, width = image.shape[:2]
-    if x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:
-        return image[y0:y1, x0:x1]
-    return image[np.ix_(_mirrored(y0, y1, height), _mirrored(x0, x1, width))]
+    inside = image[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+    if inside.shape[:2] == (y1 - y0, x1 - x0):
+        return inside
+    lacking = ((max(-y0, 0), max(y1 - height, 0)), (max(-x0, 0), max(x1 - width, 0)), (0, 0))
+    return np.pad(inside, lacking, mode="symmetric")
 
 
 def _slice(
@@ -266,6 +266,19 @@ def _covered(
         along = (row[0] * place + start)[None, :] + (row[1] * place)[:, None]
         inside &= (along >= 0) & (along < length)
     return inside
+
+
+def _near(points: NDArray[np.floating], reach: float, size: int) -> NDArray[np.bool_]:
+    """Crop px (size, size) whose centre is at most `reach` from a point."""
+    near = np.zeros((size, size), bool)
+    for x, y in points:
+        x0, x1 = max(int(x - reach), 0), min(int(x + reach) + 1, size)
+        y0, y1 = max(int(y - reach), 0), min(int(y + reach) + 1, size)
+        if x0 < x1 and y0 < y1:
+            across = np.arange(x0, x1) + 0.5 - x
+            down = np.arange(y0, y1) + 0.5 - y
+            near[y0:y1, x0:x1] |= down[:, None] ** 2 + across**2 <= reach**2
+    return near
 
 
 def _moved(
@@ -358,13 +371,6 @@ def _density_table() -> NDArray[np.float32]:
     return (-np.log10(np.maximum(np.arange(256), 1) / 255)).astype(np.float32)
 
 
-@cache
-def _stains(first: tuple[float, ...], second: tuple[float, ...]) -> NDArray[np.float64]:
-    """Unit vectors (3, 3) of two stains and of what is neither, as rows."""
-    rows = np.array([first, second, np.cross(first, second)])
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
-
-
 def _density(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Optical density as planes (3, H, W)."""
     table = _density_table()
@@ -411,12 +417,11 @@ def hed_jitter(
     Every stain's density is multiplied by 1 ± `strength` and shifted by ± 0.15 · `strength`
     (which also tints the background a little), drawn uniformly.
     """
-    vectors = _stains(_HAEMATOXYLIN, _EOSIN)
     factor = 1 + rng.uniform(-strength, strength, 3)
     shift = 0.15 * rng.uniform(-strength, strength, 3)
-    matrix = (np.linalg.inv(vectors) * factor) @ vectors
+    matrix = (np.linalg.inv(H_E) * factor) @ H_E
     planes = _mix(_density(image), matrix)
-    planes += (shift @ vectors).astype(np.float32)[:, None, None]
+    planes += (shift @ H_E).astype(np.float32)[:, None, None]
     return _to_rgb(planes)
 
 
@@ -508,8 +513,7 @@ def restain_to_hdab(
     usual = rng.uniform(0.45, 1.1)
     strength = np.clip(usual * rng.lognormal(0.0, 0.35, count), 0.25, 1.8)
     strength[~is_positive] = 0.0
-    he, hdab = _stains(_HAEMATOXYLIN, _EOSIN), _stains(_HAEMATOXYLIN, _DAB)
-    blue, pink = np.maximum(_mix(_density(image), np.linalg.inv(he)[:, :2]), 0)
+    blue, pink = np.maximum(_mix(_density(image), np.linalg.inv(H_E)[:, :2]), 0)
     relative = blue / (np.percentile(blue[::2, ::2], 90) + 1e-3)
     if instances is not None:
         paint = _paint_masks(instances, strength)
@@ -520,7 +524,7 @@ def restain_to_hdab(
     # DAB hides part of the haematoxylin beneath it.
     blue = blue * rng.uniform(0.45, 0.9) / (1 + 0.8 * paint) + pink * rng.uniform(0.05, 0.25)
     planes = np.stack([blue, brown]).astype(np.float32, copy=False)
-    return _to_rgb(_mix(planes, hdab[:2])), is_positive
+    return _to_rgb(_mix(planes, H_DAB[:2])), is_positive
 
 
 def _count_nuclei(points: Any, instances: Any) -> int:
