@@ -1,0 +1,662 @@
+"""CellDETR: find cells with a detection decoder, describe them with a representation decoder.
+
+Backbone → multi-scale encoder → **detection decoder** (where are cells, how large) →
+**representation decoder** (what is in each box). The second sees only the boxes of the first,
+never its features, and looks only inside them (CellDETR, sections 3.1 and 3.2).
+
+`CellDETRConfig()` is the published reference configuration. `CellDETRConfig.small()` is the fast
+one that ships: its queries come from the peaks of a centre heatmap, its geometry counts in
+pixels, so that it reads tiles of any size, and its encoder may be empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from napari_celldetr.core.errors import ConfigError
+from napari_celldetr.nets.attention import Backend, DeformableAttention
+from napari_celldetr.nets.backbones import Backbone, FeaturePyramid
+from napari_celldetr.nets.transformer import (
+    DecoderLayer,
+    EncoderLayer,
+    LayerConfig,
+    sine_position,
+    token_boxes,
+)
+
+NUCLEUS_PX = 12.0
+"""Typical nucleus side at 0.5 µm/px: the unit in which the pixel geometry counts sizes."""
+OFFSET_PX = 4.0
+"""Unit in which the pixel geometry counts shifts of a centre."""
+NO_PEAK = -1e9
+"""Logit of a query slot that holds no heatmap peak."""
+
+
+@dataclass(frozen=True)
+class CellDETRConfig:
+    """Everything that shapes the network; defaults are the paper's.
+
+    Attributes
+    ----------
+    num_classes : int
+    backbone, fold_norm
+        timm name; whether batch norm is folded into convolutions.
+    strides, extra_levels
+        Backbone strides used as memory; coarser levels added by stride-2 convolutions.
+    size, heads, points, feed_forward, dropout
+        Transformer widths.
+    encoder_layers, encoder_stride
+        Number of encoder layers; levels finer than `encoder_stride` bypass them.
+    detection_layers, representation_layers
+    queries, window
+        Queries per `window` × `window` px; data-dependent sources scale it with the area.
+    query_source
+        ``learned`` (Deformable DETR), ``two_stage`` (best encoder tokens) or ``heatmap``.
+    geometry
+        ``sigmoid``: boxes as shares of the window, for fixed windows (the paper's).
+        ``pixel``: shifts and sizes in pixels, for any tile size.
+    detection_self_attention : bool
+    representation_self_attention
+        ``none`` (as the paper says), ``not_first`` (as its released code does) or ``all``.
+    decoupled : bool
+        Representation queries from box size and centre alone (True) or from the detection
+        decoder's features (False).
+    box_constrained : bool
+        Representation attention inside the box only.
+    mode
+        ``sequential``: the representation decoder sees predicted boxes while training too.
+        ``parallel``: it sees annotated boxes while training, kept predictions at inference.
+    class_target
+        ``matched``: classes by softmax on cells only, the score is the detection decoder's.
+        ``all``: classes by sigmoid on every query; the score combines both decoders.
+    pyramid_size, heat_stride, class_stride
+        Width of the pyramid that carries the heatmap, and the strides of heatmap and dense
+        class map (heatmap source only).
+    dense_class_weight : float
+        Share of the dense class map in the final class, 0..1 (heatmap source only).
+    """
+
+    num_classes: int = 5
+    backbone: str = "resnet50"
+    fold_norm: bool = False
+    strides: tuple[int, ...] = (8, 16, 32)
+    extra_levels: int = 1
+    size: int = 256
+    heads: int = 8
+    points: int = 4
+    feed_forward: int = 1024
+    dropout: float = 0.1
+    encoder_layers: int = 6
+    encoder_stride: int = 8
+    detection_layers: int = 3
+    representation_layers: int = 3
+    queries: int = 900
+    window: int = 256
+    query_source: Literal["learned", "two_stage", "heatmap"] = "learned"
+    geometry: Literal["sigmoid", "pixel"] = "sigmoid"
+    detection_self_attention: bool = True
+    representation_self_attention: Literal["none", "not_first", "all"] = "none"
+    decoupled: bool = True
+    box_constrained: bool = True
+    mode: Literal["sequential", "parallel"] = "sequential"
+    class_target: Literal["matched", "all"] = "all"
+    pyramid_size: int = 64
+    heat_stride: int = 2
+    class_stride: int = 4
+    dense_class_weight: float = 0.0
+    backend: Backend = "embedding_bag"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strides", tuple(self.strides))
+        wrong = []
+        if self.geometry == "pixel" and self.query_source != "heatmap":
+            wrong.append("geometry 'pixel' needs query_source 'heatmap'")
+        if self.size % self.heads:
+            wrong.append(f"size {self.size} is not a multiple of {self.heads} heads")
+        if self.size % 4:
+            wrong.append(f"size {self.size} is not a multiple of 4")
+        if self.detection_layers < 1 or self.representation_layers < 1:
+            wrong.append("both decoders need at least one layer")
+        if wrong:
+            raise ConfigError(
+                "This CellDETR cannot be built.",
+                expected="a consistent configuration",
+                found="; ".join(wrong),
+                remedy="change the named settings",
+            )
+
+    @classmethod
+    def small(cls, num_classes: int, **changes: Any) -> CellDETRConfig:
+        """The fast configuration: MobileNetV2, heatmap queries, pixel geometry, d = 128."""
+        base = cls(
+            num_classes=num_classes,
+            backbone="mobilenetv2_100",
+            fold_norm=True,
+            strides=(4, 8, 16),
+            extra_levels=0,
+            size=128,
+            heads=4,
+            feed_forward=256,
+            dropout=0.0,
+            encoder_layers=0,
+            detection_layers=2,
+            representation_layers=2,
+            queries=240,
+            query_source="heatmap",
+            geometry="pixel",
+            detection_self_attention=False,
+            class_target="matched",
+            dense_class_weight=0.5,
+        )
+        return replace(base, **changes)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder leaves for the decoders.
+
+    memory (B, S, C) with the (H, W) `shapes` of its levels; `image` is (height, width) in px;
+    `tokens` are (1, S, 4) grid cells; `fine` are the pyramid's finest levels, `heat` (B, 1, H, W)
+    and `class_map` (B, K, H, W) logits, all None without a heatmap.
+    """
+
+    memory: Tensor
+    shapes: list[tuple[int, int]]
+    image: tuple[int, int]
+    tokens: Tensor
+    fine: list[Tensor] | None = None
+    heat: Tensor | None = None
+    class_map: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Decoder slots: content and position (B, Q, C), references (B, Q, 4) as cx cy w h 0..1.
+
+    `prior` (B, Q) is the proposal's own logit, `valid` (B, Q) marks slots in use, `proposals` are
+    the two-stage logits and boxes of every token.
+    """
+
+    content: Tensor
+    position: Tensor | None
+    references: Tensor
+    prior: Tensor | None
+    valid: Tensor
+    proposals: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Detected:
+    """Detection decoder's word: per layer logits (B, Q) and boxes (B, Q, 4) cx cy w h in 0..1."""
+
+    logits: list[Tensor]
+    boxes: list[Tensor]
+    features: Tensor
+    queries: Queries
+
+
+@dataclass(frozen=True)
+class Represented:
+    """Representation decoder's word: embeddings (B, R, C) and class logits (B, R, K) per layer."""
+
+    embeddings: Tensor
+    logits: list[Tensor]
+
+
+class CellDETR(nn.Module):
+    """The network. See `CellDETRConfig` for its settings.
+
+    Parameters
+    ----------
+    config : CellDETRConfig
+    backbone_weights : path, optional
+        Local ImageNet (or other) weights for the backbone.
+    """
+
+    def __init__(
+        self, config: CellDETRConfig, *, backbone_weights: str | Path | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, backbone_weights=backbone_weights)
+        self.proposer = _proposer(config)
+        self.detection = DetectionDecoder(config)
+        self.representation = RepresentationDecoder(config)
+
+    def encode(self, image: Tensor) -> Encoded:
+        """Normalised image (B, 3, H, W) -> features."""
+        return self.encoder(image)
+
+    def detect(self, encoded: Encoded, *, floor: float | None = None) -> Detected:
+        """Find cells. With `floor`, heatmap peaks below that probability get no query."""
+        return self.detection(encoded, self.proposer(encoded, floor))
+
+    def represent(
+        self,
+        encoded: Encoded,
+        boxes: Tensor,
+        *,
+        padding: Tensor | None = None,
+        features: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Represented:
+        """Describe the cells in `boxes` (B, R, 4), cx cy w h in 0..1.
+
+        `padding` (B, R) is True in unused slots; `features` (B, R, C) are the detection decoder's,
+        used only when the configuration is not decoupled; `mask` forbids attention between
+        slots.
+        """
+        return self.representation(encoded, boxes, padding=padding, features=features, mask=mask)
+
+    def class_at(self, encoded: Encoded, boxes: Tensor) -> Tensor:
+        """Dense class logits (B, R, K) at the centres of `boxes` (B, R, 4)."""
+        if encoded.class_map is None:
+            raise ConfigError(
+                "This network has no dense class map.",
+                expected="query_source 'heatmap'",
+                found=self.config.query_source,
+                remedy="use the representation decoder's classes",
+            )
+        return _sample(encoded.class_map, boxes[..., :2])
+
+    def forward(self, image: Tensor) -> tuple[Encoded, Detected]:
+        """Encode and detect; the representation decoder is asked with `represent`."""
+        encoded = self.encode(image)
+        return encoded, self.detect(encoded)
+
+    def set_backend(self, backend: Backend) -> None:
+        """Choose how deformable attention is computed everywhere."""
+        for module in self.modules():
+            if isinstance(module, DeformableAttention):
+                module.backend = backend
+
+
+def _layer_config(config: CellDETRConfig) -> LayerConfig:
+    return LayerConfig(
+        config.size,
+        config.heads,
+        len(config.strides) + config.extra_levels,
+        config.points,
+        config.feed_forward,
+        config.dropout,
+        config.backend,
+    )
+
+
+class Encoder(nn.Module):
+    """Backbone, optional pyramid with heatmap and class map, projections, encoder layers."""
+
+    def __init__(
+        self, config: CellDETRConfig, *, backbone_weights: str | Path | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        heat = config.query_source == "heatmap"
+        fine = {config.heat_stride, config.class_stride} if heat else set()
+        coarse = {32} if heat else set()
+        self.strides = tuple(sorted({*config.strides, *fine, *coarse}))
+        self.backbone = Backbone(
+            config.backbone, self.strides, fold=config.fold_norm, weights=backbone_weights
+        )
+        channels = list(self.backbone.channels)
+        self.pyramid: FeaturePyramid | None = None
+        if heat:
+            self.pyramid = FeaturePyramid(channels, config.pyramid_size)
+            channels = [config.pyramid_size] * len(channels)
+            self.heat_head = _head(config.pyramid_size, 1)
+            self.class_head = _head(config.pyramid_size, config.num_classes)
+            # A focal loss starts well when everything is called background.
+            nn.init.constant_(self.heat_head[-1].bias, -3.0)
+        used = [channels[self.strides.index(s)] for s in config.strides]
+        self.project = nn.ModuleList(_projection(c, config.size, 1) for c in used)
+        self.extra = nn.ModuleList(
+            _projection(used[-1] if i == 0 else config.size, config.size, 3)
+            for i in range(config.extra_levels)
+        )
+        levels = len(config.strides) + config.extra_levels
+        self.level_embedding = nn.Parameter(torch.randn(levels, config.size) * 0.02)
+        self.first_encoded = sum(s < config.encoder_stride for s in config.strides)
+        inner = replace(_layer_config(config), levels=levels - self.first_encoded)
+        self.layers = nn.ModuleList(EncoderLayer(inner) for _ in range(config.encoder_layers))
+
+    def forward(self, image: Tensor) -> Encoded:
+        """(B, 3, H, W) -> `Encoded`."""
+        features = self.backbone(image)
+        fine = heat = classes = None
+        if self.pyramid is not None:
+            features = self.pyramid(features)
+            fine = [features[self.strides.index(self.config.heat_stride)]]
+            fine.append(features[self.strides.index(self.config.class_stride)])
+            heat = self.heat_head(fine[0]).float()
+            classes = self.class_head(fine[1]).float()
+        used = [features[self.strides.index(s)] for s in self.config.strides]
+        levels = [project(f) for project, f in zip(self.project, used, strict=True)]
+        last = used[-1]
+        for extra in self.extra:
+            last = extra(last)
+            levels.append(last)
+        shapes = [(f.shape[-2], f.shape[-1]) for f in levels]
+        tokens = token_boxes(shapes, device=image.device, dtype=torch.float32)
+        memory = self._encode([f.flatten(2).transpose(1, 2) for f in levels], shapes, tokens)
+        size = (image.shape[-2], image.shape[-1])
+        return Encoded(memory, shapes, size, tokens, fine, heat, classes)
+
+    def _encode(
+        self, levels: list[Tensor], shapes: list[tuple[int, int]], tokens: Tensor
+    ) -> Tensor:
+        first = self.first_encoded
+        raw = torch.cat([f + e for f, e in zip(levels, self.level_embedding, strict=True)], 1)
+        skipped = sum(h * w for h, w in shapes[:first])
+        if not len(self.layers):
+            return raw
+        memory, cells = raw[:, skipped:], tokens[:, skipped:]
+        position = sine_position(cells[..., :2], self.config.size).to(memory.dtype)
+        for layer in self.layers:
+            memory = layer(memory, position, cells, shapes[first:])
+        return torch.cat((raw[:, :skipped], memory), 1)
+
+
+def _projection(channels: int, size: int, kernel: int) -> nn.Module:
+    conv = nn.Conv2d(channels, size, kernel, stride=1 if kernel == 1 else 2, padding=kernel // 2)
+    nn.init.xavier_uniform_(conv.weight)
+    return nn.Sequential(conv, nn.GroupNorm(32 if size % 32 == 0 else 4, size))
+
+
+def _head(size: int, out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(size, size, 3, padding=1, groups=size),
+        nn.Conv2d(size, size, 1),
+        nn.ReLU(),
+        nn.Conv2d(size, out, 1),
+    )
+
+
+def _mlp(size: int, out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, out)
+    )
+
+
+def _sample(features: Tensor, xy: Tensor) -> Tensor:
+    """Bilinear features (B, C, H, W) at points (B, Q, 2) in 0..1 -> (B, Q, C)."""
+    grid = (xy * 2 - 1).unsqueeze(1).to(features.dtype)
+    out = F.grid_sample(features, grid, align_corners=False, padding_mode="border")
+    return out.squeeze(2).transpose(1, 2)
+
+
+def _inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    x = x.clamp(eps, 1 - eps)
+    return torch.log(x / (1 - x))
+
+
+def _proposer(config: CellDETRConfig) -> nn.Module:
+    kinds = {
+        "learned": LearnedQueries,
+        "two_stage": TwoStageQueries,
+        "heatmap": HeatmapQueries,
+    }
+    return kinds[config.query_source](config)
+
+
+class LearnedQueries(nn.Module):
+    """Queries that are parameters: the same guesses for every image."""
+
+    def __init__(self, config: CellDETRConfig) -> None:
+        super().__init__()
+        self.content = nn.Embedding(config.queries, config.size)
+        self.position = nn.Embedding(config.queries, config.size)
+        self.reference = nn.Linear(config.size, 4)
+        nn.init.xavier_uniform_(self.reference.weight)
+        small = float(_inverse_sigmoid(torch.tensor(0.08)))
+        with torch.no_grad():
+            self.reference.bias.copy_(torch.tensor([0.0, 0.0, small, small]))
+
+    def forward(self, encoded: Encoded, floor: float | None = None) -> Queries:
+        """As many queries as there are parameters, whatever the image."""
+        batch = len(encoded.memory)
+        position = self.position.weight.expand(batch, -1, -1)
+        content = self.content.weight.expand(batch, -1, -1)
+        references = self.reference(position).sigmoid()
+        valid = torch.ones(references.shape[:2], dtype=torch.bool, device=references.device)
+        return Queries(content, position, references, None, valid)
+
+
+class TwoStageQueries(nn.Module):
+    """Queries from the encoder tokens that most look like a cell (Deformable DETR, two-stage)."""
+
+    def __init__(self, config: CellDETRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.memory = nn.Sequential(nn.Linear(config.size, config.size), nn.LayerNorm(config.size))
+        self.logit = nn.Linear(config.size, 1)
+        self.box = _mlp(config.size, 4)
+        nn.init.constant_(self.logit.bias, -4.0)
+        nn.init.zeros_(self.box[-1].weight)
+        nn.init.zeros_(self.box[-1].bias)
+        self.content = nn.Linear(config.size, config.size)
+        self.position = nn.Linear(2 * config.size, config.size)
+
+    def forward(self, encoded: Encoded, floor: float | None = None) -> Queries:
+        """The best tokens of each image; `floor` is not used."""
+        tokens = self.memory(encoded.memory)
+        logits = self.logit(tokens).squeeze(-1).float()
+        boxes = (self.box(tokens).float() + _inverse_sigmoid(encoded.tokens)).sigmoid()
+        height, width = encoded.image
+        count = round(self.config.queries * height * width / self.config.window**2)
+        count = min(max(count, 1), tokens.shape[1])
+        best = logits.detach().topk(count, dim=1).indices[..., None]
+        references = boxes.detach().gather(1, best.expand(-1, -1, 4))
+        picked = tokens.gather(1, best.expand(-1, -1, tokens.shape[-1]))
+        where = torch.cat(
+            [sine_position(references[..., i : i + 2], self.config.size) for i in (0, 2)], -1
+        )
+        valid = torch.ones(references.shape[:2], dtype=torch.bool, device=references.device)
+        return Queries(
+            self.content(picked.detach()),
+            self.position(where.to(picked.dtype)),
+            references,
+            None,
+            valid,
+            (logits, boxes),
+        )
+
+
+class HeatmapQueries(nn.Module):
+    """Queries from the peaks of the centre heatmap (heatmap-guided query method)."""
+
+    def __init__(self, config: CellDETRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.fine = nn.Linear(config.pyramid_size, config.size)
+        self.coarse = nn.Linear(config.pyramid_size, config.size)
+        self.heat = nn.Linear(1, config.size)
+        self.norm = nn.LayerNorm(config.size)
+        self.log_size = nn.Linear(config.size, 2)
+        nn.init.zeros_(self.log_size.weight)
+        nn.init.zeros_(self.log_size.bias)
+        self.position: nn.Linear | None = None
+        if config.geometry == "sigmoid":
+            self.position = nn.Linear(config.size, config.size)
+
+    def forward(self, encoded: Encoded, floor: float | None = None) -> Queries:
+        """Peaks by 3×3 maximum, best first; slots below `floor` are cut or marked invalid."""
+        assert encoded.heat is not None
+        xy, prior = peaks(encoded.heat.detach(), self.count(encoded.image))
+        valid = prior > NO_PEAK / 2
+        if floor is not None:
+            valid &= prior.sigmoid() >= floor
+            used = max(int(valid.sum(1).max()), 1)
+            xy, prior, valid = xy[:, :used], prior[:, :used], valid[:, :used]
+        return self.at(encoded, xy, prior, valid)
+
+    def at(self, encoded: Encoded, xy: Tensor, prior: Tensor, valid: Tensor) -> Queries:
+        """Queries at given places: xy (B, Q, 2) in 0..1, prior logits and validity (B, Q)."""
+        assert encoded.fine is not None
+        prior = prior.clamp(-20, 20)
+        content = self.norm(
+            self.fine(_sample(encoded.fine[0], xy))
+            + self.coarse(_sample(encoded.fine[1], xy))
+            + self.heat(prior[..., None].to(encoded.memory.dtype))
+        )
+        height, width = encoded.image
+        image = xy.new_tensor([width, height])
+        size = NUCLEUS_PX * self.log_size(content).float().clamp(-2, 2).exp() / image
+        references = torch.cat((xy, size), -1)
+        position = None
+        if self.position is not None:
+            where = sine_position(xy, self.config.size).to(content.dtype)
+            position = self.position(where)
+        return Queries(content, position, references, prior, valid)
+
+    def count(self, image: tuple[int, int]) -> int:
+        """Number of queries for an image of (height, width) px."""
+        share = image[0] * image[1] / self.config.window**2
+        return max(round(self.config.queries * share), 1)
+
+
+def peaks(heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Local maxima of a heatmap.
+
+    Parameters
+    ----------
+    heat : (B, 1, H, W)
+        Logits.
+    count : int
+        How many to return per image (at most H·W).
+
+    Returns
+    -------
+    xy : (B, count, 2)
+        Positions in 0..1, best first.
+    logit : (B, count)
+        Their logits; slots without a peak hold `NO_PEAK`.
+    """
+    _, _, height, width = heat.shape
+    best = F.max_pool2d(heat, 3, stride=1, padding=1)
+    only = heat.masked_fill(heat < best, NO_PEAK).flatten(1)
+    logit, index = only.topk(min(count, height * width), dim=1)
+    x = (index % width).float().add(0.5) / width
+    y = torch.div(index, width, rounding_mode="floor").float().add(0.5) / height
+    return torch.stack((x, y), -1), logit
+
+
+class DetectionDecoder(nn.Module):
+    """Standard deformable decoder with iterative box refinement."""
+
+    def __init__(self, config: CellDETRConfig) -> None:
+        super().__init__()
+        self.config = config
+        count = config.detection_layers
+        shared = _layer_config(config)
+        self.layers = nn.ModuleList(
+            DecoderLayer(shared, self_attention=config.detection_self_attention)
+            for _ in range(count)
+        )
+        self.logit = nn.ModuleList(nn.Linear(config.size, 1) for _ in range(count))
+        self.box = nn.ModuleList(_mlp(config.size, 4) for _ in range(count))
+        heat = config.query_source == "heatmap"
+        for logit, box in zip(self.logit, self.box, strict=True):
+            if heat:
+                nn.init.zeros_(logit.weight)
+            nn.init.constant_(logit.bias, 0.0 if heat else -4.0)
+            nn.init.zeros_(box[-1].weight)
+            nn.init.zeros_(box[-1].bias)
+
+    def forward(self, encoded: Encoded, queries: Queries) -> Detected:
+        """Refine every query's box layer by layer."""
+        content, references = queries.content, queries.references
+        padding = None if bool(queries.valid.all()) else ~queries.valid
+        logits, boxes = [], []
+        for layer, logit, box in zip(self.layers, self.logit, self.box, strict=True):
+            value = layer.cross.project(encoded.memory)
+            at = references[..., :2] if self.config.geometry == "pixel" else references
+            content = layer(content, queries.position, at, value, encoded.shapes, padding=padding)
+            refined = self._refine(references, box(content).float(), encoded.image)
+            score = logit(content).squeeze(-1).float()
+            logits.append(score if queries.prior is None else score + queries.prior)
+            boxes.append(refined)
+            references = refined.detach()
+        return Detected(logits, boxes, content, queries)
+
+    def _refine(self, references: Tensor, delta: Tensor, image: tuple[int, int]) -> Tensor:
+        if self.config.geometry == "sigmoid":
+            return (delta + _inverse_sigmoid(references)).sigmoid()
+        side = references.new_tensor([image[1], image[0]])
+        centre = references[..., :2] + delta[..., :2] * OFFSET_PX / side
+        size = references[..., 2:] * delta[..., 2:].clamp(-2, 2).exp()
+        return torch.cat((centre, size), -1)
+
+
+class RepresentationDecoder(nn.Module):
+    """One embedding and one class per box, from what lies inside the box."""
+
+    def __init__(self, config: CellDETRConfig) -> None:
+        super().__init__()
+        self.config = config
+        shared = _layer_config(config)
+        attends = {"none": lambda i: False, "not_first": lambda i: i > 0, "all": lambda i: True}
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                shared,
+                self_attention=attends[config.representation_self_attention](i),
+                box_constrained=config.box_constrained,
+            )
+            for i in range(config.representation_layers)
+        )
+        self.content = nn.Linear(2, config.size)
+        self.position = nn.Linear(2, config.size)
+        self.classify = nn.ModuleList(
+            nn.Linear(config.size, config.num_classes) for _ in range(config.representation_layers)
+        )
+        if config.class_target == "all":
+            for layer in self.classify:
+                nn.init.constant_(layer.bias, -4.0)
+
+    def forward(
+        self,
+        encoded: Encoded,
+        boxes: Tensor,
+        *,
+        padding: Tensor | None = None,
+        features: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Represented:
+        """Boxes (B, R, 4) -> embeddings and class logits. See `CellDETR.represent`."""
+        boxes = boxes.detach()
+        content, position = self._queries(boxes, encoded.image, encoded.memory.dtype)
+        if not self.config.decoupled:
+            if features is None:
+                raise ConfigError(
+                    "A network without location-feature decoupling needs detection features.",
+                    expected="features (B, R, C)",
+                    found="None",
+                    remedy="pass the detection decoder's features of the same boxes",
+                )
+            content = features
+        logits = []
+        for layer, classify in zip(self.layers, self.classify, strict=True):
+            value = layer.cross.project(encoded.memory)
+            content = layer(
+                content, position, boxes, value, encoded.shapes, padding=padding, mask=mask
+            )
+            logits.append(classify(content).float())
+        return Represented(content, logits)
+
+    def _queries(
+        self, boxes: Tensor, image: tuple[int, int], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        centre, size = boxes.split(2, -1)
+        if self.config.geometry == "pixel":
+            # In pixels, and within the coarsest memory cell: a tile's size and place must not
+            # change what a cell looks like.
+            side = boxes.new_tensor([image[1], image[0]])
+            cell = float(self.config.strides[-1])
+            centre = (centre * side / cell) % 1.0 - 0.5
+            size = (size * side / NUCLEUS_PX).clamp(min=0.05).log()
+        return self.content(size.to(dtype)), self.position(centre.to(dtype))

@@ -1,0 +1,258 @@
+"""A CellDETR as a `Predictor`: uint8 tiles in, cells in tile pixels out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.predictor import NUMERICAL, SATURATED, TilePrediction
+from napari_celldetr.nets.card import ModelCard
+from napari_celldetr.nets.celldetr import CellDETR, Detected, Encoded, HeatmapQueries, peaks
+from napari_celldetr.nets.criterion import clamp_boxes
+
+DUPLICATE_PX = 3.0
+"""Of cells nearer than this at the model's scale, only the best scored stays."""
+_MULTIPLE = 64
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+
+
+class CellDETRPredictor:
+    """A loaded CellDETR.
+
+    Parameters
+    ----------
+    model : CellDETR
+    card : ModelCard
+    device : str
+        ``cpu``, ``cuda:0``, ``mps`` …
+    flips : bool
+        Average the four mirrored views (shared anchors): slower, slightly more accurate.
+        Needs heatmap queries.
+    dtype : torch.dtype
+        Of convolutions and linear layers; sampling and decisions stay in float32.
+    """
+
+    def __init__(
+        self,
+        model: CellDETR,
+        card: ModelCard,
+        *,
+        device: str = "cpu",
+        flips: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._model = model.eval().to(device).to(memory_format=torch.channels_last)
+        self._card = card
+        self._device = device
+        self._dtype = dtype
+        self._flips = flips and isinstance(model.proposer, HeatmapQueries)
+        self._mean = torch.tensor(card.mean, device=device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(card.std, device=device).view(1, 3, 1, 1) * 255
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self._card
+
+    @property
+    def model(self) -> CellDETR:
+        """The network itself."""
+        return self._model
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return self._device
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the heavy layers, for provenance."""
+        return str(self._dtype).removeprefix("torch.")
+
+    def to(self, device: str) -> CellDETRPredictor:
+        """The same model on another device, in float32 on a CPU."""
+        dtype = torch.float32 if device == "cpu" else self._dtype
+        return CellDETRPredictor(
+            self._model, self._card, device=device, flips=self._flips, dtype=dtype
+        )
+
+    def predict(self, tiles: NDArray[np.uint8]) -> list[TilePrediction]:
+        """See `napari_celldetr.core.predictor.Predictor.predict`."""
+        try:
+            with torch.inference_mode(), self._autocast():
+                return self._predict(tiles)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            if "not enough memory" in str(error) or "out of memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
+
+    def _autocast(self) -> torch.autocast:
+        kind = torch.device(self._device).type
+        return torch.autocast(kind, dtype=self._dtype, enabled=self._dtype != torch.float32)
+
+    def _predict(self, tiles: NDArray[np.uint8]) -> list[TilePrediction]:
+        height, width = tiles.shape[1:3]
+        image = self._prepare(tiles)
+        views = self._views(image)
+        found = self._merge_views(views)
+        return [self._cells(views, found, i, height, width) for i in range(len(tiles))]
+
+    def _prepare(self, tiles: NDArray[np.uint8]) -> Tensor:
+        image = torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device)
+        image = image.permute(0, 3, 1, 2).float()
+        image = (image - self._mean) / self._std
+        down, right = (-image.shape[-2] % _MULTIPLE, -image.shape[-1] % _MULTIPLE)
+        if down or right:
+            image = F.pad(image, (0, right, 0, down), mode="replicate")
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _views(self, image: Tensor) -> list[tuple[Encoded, Detected]]:
+        floor = self._card.score_floor / 2
+        if not self._flips:
+            encoded = self._model.encode(image)
+            return [(encoded, self._model.detect(encoded, floor=floor))]
+        encoded = [self._model.encode(image.flip(f) if f else image) for f in _FLIPS]
+        heats = [e.heat.flip(f) if f else e.heat for e, f in zip(encoded, _FLIPS, strict=True)]
+        heat = torch.stack(heats).mean(0)
+        proposer = self._model.proposer
+        assert isinstance(proposer, HeatmapQueries)
+        xy, prior = peaks(heat, proposer.count(encoded[0].image))
+        valid = prior.sigmoid() >= floor
+        used = max(int(valid.sum(1).max()), 1)
+        xy, prior, valid = xy[:, :used], prior[:, :used], valid[:, :used]
+        views = []
+        for view, flip in zip(encoded, _FLIPS, strict=True):
+            queries = proposer.at(view, _mirror(xy, flip), prior, valid)
+            views.append((view, self._model.detection(view, queries)))
+        return views
+
+    def _merge_views(self, views: list[tuple[Encoded, Detected]]) -> tuple[Tensor, Tensor, Tensor]:
+        # Scores, boxes and validity per slot, averaged over views.
+        flips = _FLIPS[: len(views)]
+        logits = torch.stack([d.logits[-1] for _, d in views]).mean(0)
+        boxes = torch.stack(
+            [_mirror(d.boxes[-1], f) for (_, d), f in zip(views, flips, strict=True)]
+        ).mean(0)
+        return logits.float().sigmoid(), boxes.float(), views[0][1].queries.valid
+
+    def _cells(
+        self,
+        views: list[tuple[Encoded, Detected]],
+        found: tuple[Tensor, Tensor, Tensor],
+        i: int,
+        height: int,
+        width: int,
+    ) -> TilePrediction:
+        scores, boxes, valid = (part[i] for part in found)
+        names = self._card.class_names
+        empty = Detections.empty(names, embedding_size=self._model.config.size)
+        used = torch.nonzero(valid).flatten()
+        finite = torch.isfinite(scores[used]).all() & torch.isfinite(boxes[used]).all()
+        if not bool(finite):
+            return TilePrediction(empty, frozenset({NUMERICAL}))
+        padded = views[0][0].image
+        side = boxes.new_tensor([padded[1], padded[0]])
+        centre = boxes[:, :2] * side
+        inside = (centre >= 0).all(1) & (centre[:, 0] < width) & (centre[:, 1] < height)
+        used = torch.nonzero(valid & inside & (scores >= self._card.score_floor)).flatten()
+        used = used[_best_of_close(centre[used], scores[used], DUPLICATE_PX)]
+        full = self._saturated(valid, padded)
+        flags = frozenset({SATURATED}) if full else frozenset()
+        if not len(used):
+            return TilePrediction(empty, flags)
+        chosen = clamp_boxes(boxes[used], padded)
+        p, embeddings = self._describe(views, chosen, used, i)
+        if not bool(torch.isfinite(p).all() & torch.isfinite(embeddings).all()):
+            return TilePrediction(empty, frozenset({NUMERICAL}))
+        score = scores[used]
+        if self._model.config.class_target == "all":
+            score = (score * p.max(-1).values).sqrt()
+        table = self._table(score, boxes[used] * side.repeat(2), p, embeddings)
+        return TilePrediction(table.above(self._card.score_floor), flags)
+
+    def _saturated(self, valid: Tensor, padded: tuple[int, int]) -> bool:
+        proposer = self._model.proposer
+        if not isinstance(proposer, HeatmapQueries):
+            return False
+        return int(valid.sum()) >= proposer.count(padded)
+
+    def _describe(
+        self, views: list[tuple[Encoded, Detected]], boxes: Tensor, used: Tensor, i: int
+    ) -> tuple[Tensor, Tensor]:
+        # Class probabilities (N, K) and embeddings (N, C), averaged over views.
+        config = self._model.config
+        p, vectors = [], []
+        for (encoded, detected), flip in zip(views, _FLIPS[: len(views)], strict=True):
+            one = _single(encoded, i)
+            at = _mirror(boxes, flip)[None]
+            shown = None if config.decoupled else detected.features[i, used][None]
+            out = self._model.represent(one, at, features=shown)
+            share = _probabilities(out.logits[-1][0], config.class_target)
+            if config.dense_class_weight > 0:
+                dense = self._model.class_at(one, at)[0].float().softmax(-1)
+                share = share.lerp(dense, config.dense_class_weight)
+            p.append(share)
+            vectors.append(out.embeddings[0].float())
+        return torch.stack(p).mean(0), torch.stack(vectors).mean(0)
+
+    def _table(self, scores: Tensor, boxes: Tensor, p: Tensor, vectors: Tensor) -> Detections:
+        half = boxes[:, 2:] / 2
+        xyxy = torch.cat((boxes[:, :2] - half, boxes[:, :2] + half), -1)
+        best = p.max(-1)
+        return Detections(
+            xyxy.cpu().numpy(),
+            scores.clamp(0, 1).cpu().numpy(),
+            best.indices.to(torch.int16).cpu().numpy(),
+            self._card.class_names,
+            vectors.to(torch.float16).cpu().numpy(),
+            {"class_probability": best.values.float().cpu().numpy()},
+        )
+
+
+def _probabilities(logits: Tensor, target: str) -> Tensor:
+    return logits.float().softmax(-1) if target == "matched" else logits.float().sigmoid()
+
+
+def _single(encoded: Encoded, i: int) -> Encoded:
+    part = slice(i, i + 1)
+    return Encoded(
+        encoded.memory[part],
+        encoded.shapes,
+        encoded.image,
+        encoded.tokens,
+        class_map=None if encoded.class_map is None else encoded.class_map[part],
+    )
+
+
+def _mirror(boxes: Tensor, flip: tuple[int, ...]) -> Tensor:
+    """Boxes or points (…, 4 or 2) in 0..1, mirrored along the flipped image axes."""
+    out = boxes.clone()
+    if -1 in flip:
+        out[..., 0] = 1 - out[..., 0]
+    if -2 in flip:
+        out[..., 1] = 1 - out[..., 1]
+    return out
+
+
+def _best_of_close(centres: Tensor, scores: Tensor, radius: float) -> Tensor:
+    """Indices that survive when, of points nearer than `radius`, only the best scored stays."""
+    if len(centres) < 2:
+        return torch.arange(len(centres), device=centres.device)
+    from scipy.spatial import cKDTree
+
+    xy = centres.double().cpu().numpy()
+    pairs = cKDTree(xy).query_pairs(radius, output_type="ndarray")
+    rank = np.argsort(np.argsort(-scores.double().cpu().numpy(), kind="stable"))
+    alive = np.ones(len(xy), bool)
+    # Stronger pairs first, so that a cell already beaten beats nobody.
+    better = np.where((rank[pairs[:, 0]] < rank[pairs[:, 1]])[:, None], pairs, pairs[:, ::-1])
+    for winner, loser in better[np.argsort(rank[better[:, 0]], kind="stable")]:
+        if alive[winner]:
+            alive[loser] = False
+    return torch.from_numpy(np.flatnonzero(alive)).to(centres.device)

@@ -1,0 +1,253 @@
+"""Model names and folders -> cards, networks and predictors. Loads torch only when asked to.
+
+A model is a folder with ``card.json`` and ``weights.safetensors``. Nothing is downloaded, nothing
+is unpickled, and no other model is taken in place of one that cannot be loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_celldetr.core.errors import ModelError
+from napari_celldetr.nets.card import ModelCard, read_card
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_celldetr.core.predictor import Predictor
+
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+MAX_HEADER_BYTES = 8 * 1024 * 1024
+MAX_TENSORS = 20_000
+_TYPES = {"F16", "F32", "BF16", "I64"}
+
+
+def model_folders() -> list[Path]:
+    """Folders searched for models: ``CELLDETR_MODELS`` (path list), then the installed ones."""
+    extra = [Path(p) for p in os.environ.get("CELLDETR_MODELS", "").split(os.pathsep) if p]
+    package = Path(__file__).resolve().parents[1]
+    # A wheel carries the models inside the package; a source checkout has them beside src/.
+    own = [package / "models", package.parents[1] / "models"]
+    return [p for p in [*extra, *own] if p.is_dir()]
+
+
+def list_models() -> list[ModelCard]:
+    """Cards of all models that can be found, by name; a name found first hides later ones."""
+    cards: dict[str, ModelCard] = {}
+    for root in model_folders():
+        for folder in sorted(root.iterdir()):
+            if (folder / CARD).is_file() and folder.name not in cards:
+                cards[folder.name] = read_card(folder)
+    return [cards[name] for name in sorted(cards)]
+
+
+def find_model(name_or_folder: str | Path) -> Path:
+    """Folder of a model, by name or path; `ModelError` lists what there is."""
+    given = Path(name_or_folder)
+    if given.is_dir() and (given / CARD).is_file():
+        return given
+    for root in model_folders():
+        if given.name == str(given) and (root / given / CARD).is_file():
+            return root / given
+    names = sorted({c.name for c in list_models()})
+    raise ModelError(
+        f"No model {str(name_or_folder)!r}.",
+        expected="the name of an installed model or a model folder with card.json",
+        found=f"installed models: {', '.join(names) or 'none'}",
+        remedy="check the name with `celldetr models`",
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, hex."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def check_weights(folder: str | Path, card: ModelCard) -> Path:
+    """Path of the weights after checking header limits and hash; `ModelError` when not as said."""
+    path = Path(folder) / WEIGHTS
+    try:
+        _check_header(path)
+        found = file_sha256(path)
+    except OSError as error:
+        raise _bad_weights(card, "a readable weights file", str(error)) from error
+    if found != card.weights_sha256:
+        raise _bad_weights(card, f"sha256 {card.weights_sha256[:16]}…", f"{found[:16]}…")
+    return path
+
+
+def _bad_weights(card: ModelCard, expected: str, found: str) -> ModelError:
+    return ModelError(
+        f"The weights of model {card.name!r} cannot be used.",
+        expected=expected,
+        found=found,
+        remedy="take the model folder again from its source; nothing was loaded",
+    )
+
+
+def _check_header(path: Path) -> None:
+    # Own caps before the library reads anything: a hostile header must not cost memory.
+    name = path.parent.name
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        raw = file.read(8)
+        length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else MAX_HEADER_BYTES + 1
+        if length > min(MAX_HEADER_BYTES, size):
+            raise ModelError(
+                f"The weights of model {name!r} have an impossible header.",
+                expected=f"a safetensors header of at most {MAX_HEADER_BYTES} bytes",
+                found=f"{length} bytes in a file of {size}",
+                remedy="take the model folder again from its source",
+            )
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        tensors = {k: v for k, v in header.items() if k != "__metadata__"}
+        kinds = {v["dtype"] for v in tensors.values()}
+        shapes_ok = all(isinstance(d, int) and d >= 0 for v in tensors.values() for d in v["shape"])
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(
+            f"The weights of model {name!r} have an unreadable header.",
+            expected="a safetensors file",
+            found=type(error).__name__,
+            remedy="take the model folder again from its source",
+        ) from error
+    if len(tensors) > MAX_TENSORS or not kinds <= _TYPES or not shapes_ok:
+        raise ModelError(
+            f"The weights of model {name!r} hold what a model of ours never holds.",
+            expected=f"at most {MAX_TENSORS} tensors of types {sorted(_TYPES)}",
+            found=f"{len(tensors)} tensors of types {sorted(kinds)[:5]}",
+            remedy="take the model folder again from its source",
+        )
+
+
+def build_network(card: ModelCard) -> torch.nn.Module:
+    """The untrained network a card describes. Other architectures come by entry point."""
+    if card.architecture == "celldetr":
+        from napari_celldetr.nets.celldetr import CellDETR, CellDETRConfig
+
+        known = {f.name for f in dataclasses.fields(CellDETRConfig)}
+        if not set(card.arguments) <= known:
+            raise ModelError(
+                f"Model {card.name!r} asks for settings this version does not know.",
+                expected=", ".join(sorted(known)),
+                found=", ".join(sorted(set(card.arguments) - known)),
+                remedy="update napari-celldetr",
+            )
+        return CellDETR(CellDETRConfig(**card.arguments))
+    return _plugin(card).load()(card)
+
+
+def _plugin(card: ModelCard) -> Any:
+    found = {e.name: e for e in entry_points(group="napari_celldetr.nets")}
+    if card.architecture not in found:
+        raise ModelError(
+            f"Model {card.name!r} needs an architecture that is not installed.",
+            expected="celldetr" + "".join(f", {n}" for n in sorted(found)),
+            found=card.architecture,
+            remedy="install the package that provides it",
+        )
+    return found[card.architecture]
+
+
+def load_network(name_or_folder: str | Path) -> tuple[torch.nn.Module, ModelCard]:
+    """Network with its weights, in float32 on the CPU, and its card."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = find_model(name_or_folder)
+    card = read_card(folder)
+    path = check_weights(folder, card)
+    network = build_network(card)
+    try:
+        state = {k: v.float() for k, v in load_file(path).items()}
+        network.load_state_dict(state, strict=True)
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise _bad_weights(card, "the tensors this architecture has", str(error)[:300]) from error
+    return network, card
+
+
+def load_model(
+    name_or_folder: str | Path, *, device: str = "auto", flips: bool = False
+) -> Predictor:
+    """A model ready to predict.
+
+    Parameters
+    ----------
+    name_or_folder : str or path
+    device : str
+        ``auto`` takes CUDA, then Apple's MPS, then the CPU; or name one.
+    flips : bool
+        Average mirrored views.
+
+    Raises
+    ------
+    ModelError
+        When the card, the weights, their hash or the device is not as it should be.
+    """
+    from napari_celldetr.nets.predictor import CellDETRPredictor
+
+    network, card = load_network(name_or_folder)
+    chosen = choose_device(device)
+    return CellDETRPredictor(network, card, device=chosen, flips=flips, dtype=_dtype(chosen))
+
+
+def choose_device(device: str) -> str:
+    """Resolve ``auto``; `ModelError` when a named device is not there."""
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.split(":")[0], False):
+        raise ModelError(
+            f"Device {device!r} is not available.",
+            expected=", ".join(k for k, v in there.items() if v),
+            found=device,
+            remedy="choose auto or cpu",
+        )
+    return device
+
+
+def _dtype(device: str) -> torch.dtype:
+    import torch
+
+    # On a CPU float32 is the form whose results are promised to be reproducible.
+    return torch.float16 if device.startswith("cuda") else torch.float32
+
+
+def save_model(folder: str | Path, network: torch.nn.Module, card: ModelCard) -> ModelCard:
+    """Write fp16 weights and the card (its hash filled in) into `folder`; returns the card."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        k: v.detach().cpu().to(torch.float16 if v.is_floating_point() else v.dtype).contiguous()
+        for k, v in network.state_dict().items()
+    }
+    temporary = folder / (WEIGHTS + ".part")
+    save_file(state, temporary)
+    done = dataclasses.replace(card, weights_sha256=file_sha256(temporary))
+    temporary.replace(folder / WEIGHTS)
+    (folder / CARD).write_text(done.to_json(), encoding="utf-8")
+    return done

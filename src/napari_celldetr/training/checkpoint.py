@@ -1,0 +1,107 @@
+"""A running training's state on disk: tensors as safetensors, the rest as JSON, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from napari_celldetr.core.errors import JobError
+
+NAME = "checkpoint.safetensors"
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    config: str,
+) -> None:
+    """Write the state after `step` steps so that a crash leaves the old file or the new one."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in (("model", model), ("average", average)):
+        for key, value in module.state_dict().items():
+            tensors[f"{prefix}.{key}"] = (
+                value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            )
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"optimizer.{index}.{key}"] = (
+                torch.as_tensor(value).cpu().clone(memory_format=torch.contiguous_format)
+            )
+    temporary = folder / (NAME + ".part")
+    save_file(tensors, temporary, metadata={"step": str(step), "config": config})
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(folder / NAME)
+
+
+def load_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    config: str,
+) -> int:
+    """Restore a run; returns the step it had reached, 0 when there is nothing to restore.
+
+    Raises `JobError` when the checkpoint is of a run with other settings.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if not _same_run(meta["config"], config):
+        raise JobError(
+            f"The folder {folder.name!r} holds a run with other settings.",
+            expected="the settings of the checkpoint",
+            found=_first_difference(meta["config"], config),
+            remedy="choose another output folder, or start over with --fresh",
+        )
+    for prefix, module in (("model", model), ("average", average)):
+        start = len(prefix) + 1
+        state = {k[start:]: v for k, v in tensors.items() if k.startswith(prefix + ".")}
+        module.load_state_dict(state, strict=True)
+    _restore_optimizer(optimizer, tensors)
+    return int(meta["step"])
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    raw = optimizer.state_dict()
+    states: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            states.setdefault(int(index), {})[key] = value
+    raw["state"] = states
+    optimizer.load_state_dict(raw)
+
+
+# What may change between a run and its continuation without changing its result.
+_FREE = {"output", "workers", "checkpoint_steps", "fresh"}
+
+
+def _relevant(config: str) -> dict[str, Any]:
+    return {k: v for k, v in json.loads(config).items() if k not in _FREE}
+
+
+def _same_run(old: str, new: str) -> bool:
+    return _relevant(old) == _relevant(new)
+
+
+def _first_difference(old: str, new: str) -> str:
+    a, b = _relevant(old), _relevant(new)
+    key = next(k for k in sorted(a | b) if a.get(k) != b.get(k))
+    return f"{key} = {b.get(key)!r} instead of {a.get(key)!r}"

@@ -1,0 +1,144 @@
+"""Settings of training and evaluation, and the words that name a data set on a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from napari_celldetr.core.config import Field
+from napari_celldetr.core.errors import ConfigError
+
+_SPEC = "KIND:FOLDER[@MPP][*WEIGHT][+dab], e.g. points:fields@0.5 instances:masks@0.25*0.3"
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """One data set: `kind` (points or instances), folder, µm/px and share in sampling.
+
+    `restain` shows its H&E fields as haematoxylin and DAB.
+    """
+
+    kind: str
+    folder: Path
+    mpp: float
+    weight: float
+    restain: bool = False
+
+
+def parse_data(text: str) -> list[DataSpec]:
+    """Data sets out of words like ``points:folder@0.5*1.0``; `ConfigError` when malformed."""
+    specs = [_parse_one(word) for word in text.split()]
+    if not specs:
+        raise ConfigError(
+            "No data set is named.",
+            expected=_SPEC,
+            found="nothing",
+            remedy="name at least one data set",
+        )
+    return specs
+
+
+def _parse_one(word: str) -> DataSpec:
+    plain = word.removesuffix("+dab")
+    kind, _, rest = plain.partition(":")
+    body, _, weight = rest.rpartition("*") if "*" in rest else (rest, "", "1")
+    folder, _, mpp = body.rpartition("@") if "@" in body else (body, "", "0.5")
+    try:
+        spec = DataSpec(kind, Path(folder), float(mpp), float(weight), plain != word)
+    except ValueError:
+        spec = DataSpec("", Path(), 0.0, 0.0)
+    if spec.kind not in ("points", "instances") or not folder or spec.mpp <= 0 or spec.weight <= 0:
+        raise ConfigError(
+            "A data set is named in a way that cannot be read.",
+            expected=_SPEC,
+            found=word,
+            remedy="write kind, colon, folder, and optionally @µm/px, *share and +dab",
+        )
+    return spec
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of `celldetr train`."""
+
+    data: Annotated[str, Field("Data", f"Data sets: {_SPEC}")] = ""
+    output: Annotated[str, Field("Output", "Folder of the run: checkpoint, log, model")] = (
+        "runs/celldetr"
+    )
+    name: Annotated[str, Field("Name", "Name of the trained model")] = "celldetr-custom"
+    title: Annotated[str, Field("Title", "Name shown to people")] = ""
+    classes: Annotated[
+        str,
+        Field(
+            "Classes", "Class names, separated by commas; nucleus alone ignores the data's classes"
+        ),
+    ] = "lymphocyte,tumour,stromal"
+    hold_out: Annotated[
+        str, Field("Hold out", "Groups (patients) never trained on, separated by commas")
+    ] = ""
+    architecture: Annotated[
+        Literal["small", "paper"], Field("Network", "small is fast; paper is the reference")
+    ] = "small"
+    backbone_weights: Annotated[
+        str, Field("Backbone weights", "Local file with timm's names; empty starts from noise")
+    ] = ""
+    init: Annotated[str, Field("Start from", "Model to fine-tune; empty starts afresh")] = ""
+    stain: Annotated[Literal["H&E", "H-DAB"], Field("Stain", "What the model is for")] = "H&E"
+    mpp: Annotated[float, Field("Pixel size", "µm per px to work at", ge=0.1, le=2.0)] = 0.5
+    steps: Annotated[int, Field("Steps", ge=1, le=1_000_000)] = 1500
+    batch: Annotated[int, Field("Batch", ge=1, le=256)] = 8
+    crop: Annotated[int, Field("Crop", "Side of a training crop", ge=64, le=1024, unit="px")] = 256
+    lr_backbone: Annotated[float, Field("Rate, backbone", ge=0, le=1, advanced=True)] = 4e-4
+    lr_heads: Annotated[float, Field("Rate, pyramid and heads", ge=0, le=1, advanced=True)] = 2e-3
+    lr_decoders: Annotated[float, Field("Rate, decoders", ge=0, le=1, advanced=True)] = 5e-4
+    weight_decay: Annotated[float, Field("Weight decay", ge=0, le=1, advanced=True)] = 0.02
+    warmup: Annotated[int, Field("Warm-up steps", ge=0, le=100_000, advanced=True)] = 150
+    clip: Annotated[float, Field("Gradient clip", ge=0, le=1000, advanced=True)] = 5.0
+    ema: Annotated[float, Field("Averaging", "Decay of the weight average", ge=0, le=1)] = 0.998
+    seed: Annotated[int, Field("Seed", ge=0, le=2**31)] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field("Device")] = "auto"
+    workers: Annotated[
+        int, Field("Loading processes", "0 loads in the training process", ge=0, le=64)
+    ] = 1
+    checkpoint_steps: Annotated[
+        int, Field("Checkpoint every", ge=1, le=100_000, unit="steps", advanced=True)
+    ] = 100
+    fresh: Annotated[bool, Field("Start over", "Ignore a checkpoint in the output folder")] = False
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in order."""
+        return tuple(c.strip() for c in self.classes.split(",") if c.strip())
+
+    @property
+    def data_classes(self) -> tuple[str, ...]:
+        """Class names to read from the data; none when only nuclei are wanted."""
+        return () if self.class_names == ("nucleus",) else self.class_names
+
+    @property
+    def held_out(self) -> set[str]:
+        """Groups that are not trained on."""
+        return {g.strip() for g in self.hold_out.split(",") if g.strip()}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of `celldetr evaluate`."""
+
+    data: Annotated[str, Field("Data", f"Data sets: {_SPEC}")] = ""
+    model: Annotated[str, Field("Model", "Name or folder")] = "celldetr-he"
+    groups: Annotated[
+        str, Field("Groups", "Only these groups (patients), separated by commas; empty takes all")
+    ] = ""
+    split: Annotated[
+        Literal["all", "train", "val"], Field("Split", "Part named in the set's split.csv")
+    ] = "all"
+    radius_um: Annotated[float, Field("Radius", "A cell found within it counts", ge=0.1, le=50)] = (
+        3.0
+    )
+    threshold: Annotated[
+        float | None, Field("Score threshold", "Empty takes the model's", ge=0, le=1)
+    ] = None
+    flips: Annotated[bool, Field("Average flips", "Slower, slightly more accurate")] = False
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field("Device")] = "auto"
