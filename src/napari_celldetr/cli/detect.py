@@ -1,0 +1,207 @@
+"""`celldetr detect`: slides in, one table of cells per slide out."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_celldetr.cli.exits import Exit
+from napari_celldetr.cli.flags import add_config_flags, config_from
+from napari_celldetr.cli.outputs import (
+    DEFAULT_FORMAT,
+    FORMATS,
+    Output,
+    plan_outputs,
+    prepare_folder,
+)
+from napari_celldetr.cli.screen import Interrupted, Screen, duration
+from napari_celldetr.core.config import DetectConfig
+from napari_celldetr.core.errors import CellDETRError, ModelError
+from napari_celldetr.core.regions import Region
+
+if TYPE_CHECKING:
+    from napari_celldetr.core.detections import Detections
+    from napari_celldetr.core.predictor import Predictor
+    from napari_celldetr.pipeline.detect import DetectReport
+    from napari_celldetr.slides.slide import Slide
+
+MOST_REASONS = 10
+"""Failed tiles that are named one by one; the rest are counted."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detect`."""
+    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE")
+    parser.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="OUT",
+        help=f"result file (.{', .'.join(FORMATS)}), or a folder: one file per slide",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help=f"format of the files in a folder (default: {DEFAULT_FORMAT})",
+    )
+    parser.add_argument(
+        "--region",
+        nargs=4,
+        type=int,
+        metavar=("X", "Y", "W", "H"),
+        help="only this part of the slide, in level-0 pixels",
+    )
+    parser.add_argument("--fresh", action="store_true", help="do not reuse what an earlier run did")
+    parser.add_argument(
+        "--picture", action="store_true", help="also draw the cells: OUT with .overlay.png"
+    )
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="FOLDER",
+        help="where unfinished runs are kept (default: the user's cache folder)",
+    )
+    add_config_flags(parser, DetectConfig)
+
+
+def run(args: argparse.Namespace, screen: Screen) -> Exit:
+    """Detect in each slide; one bad slide does not stop the others."""
+    config = config_from(args, DetectConfig)
+    region = None if args.region is None else Region(*args.region)
+    outputs = plan_outputs(args.slides, args.out, format=args.format, picture=args.picture)
+    prepare_folder(outputs[0].table.parent)
+
+    job = _Detecting(config, region, args.workspace, args.fresh, screen)
+    outcomes = []
+    try:
+        for output in outputs:
+            outcomes.append(job.one(output))
+    except Interrupted as stop:
+        _say_how_to_resume(screen, stop, len(outputs) - len(outcomes) - 1)
+        return Exit.INTERRUPTED
+    screen.research_use()
+    return _worst(outcomes)
+
+
+@dataclass
+class _Detecting:
+    """What all slides of one command share; the model is loaded once, when first needed."""
+
+    config: DetectConfig
+    region: Region | None
+    workspace: Path | None
+    fresh: bool
+    screen: Screen
+
+    def one(self, output: Output) -> Exit:
+        """Detect in one slide and write its files; a `ModelError` concerns all and escapes."""
+        from napari_celldetr.slides.readers import open_slide
+
+        try:
+            with open_slide(output.slide, mpp=self.config.mpp) as slide:
+                return self._detect(slide, output)
+        except ModelError:
+            raise
+        except CellDETRError as error:
+            self.screen.error(error, about=output.slide.name)
+            return Exit.ERROR
+
+    def _detect(self, slide: Slide, output: Output) -> Exit:
+        from napari_celldetr.pipeline.detect import DetectProgress, DetectReport, detect
+
+        started = time.perf_counter()
+        job = detect(
+            slide,
+            self.config,
+            predictor=self.predictor,
+            region=self.region,
+            workspace=self.workspace,
+            fresh=self.fresh,
+        )
+        cells, last = self.screen.follow(job, slide.name)
+        files = self._write(slide, cells, output)
+        report = last.report if isinstance(last, DetectProgress) else DetectReport()
+        self._summarize(slide, cells, report, files, time.perf_counter() - started)
+        return Exit.INCOMPLETE if report.failed else Exit.OK
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The model, ready to predict."""
+        from napari_celldetr.nets.registry import load_model
+
+        config = self.config
+        return load_model(config.model, device=config.device, flips=config.flips)
+
+    def _write(self, slide: Slide, cells: Detections, output: Output) -> list[Path]:
+        from napari_celldetr.pipeline.export import export
+
+        card = self.predictor.card
+        colors = dict(zip(card.class_names, card.class_colors, strict=True))
+        export(cells, output.table, slide=slide, colors=colors)
+        if output.picture is None:
+            return [output.table]
+        from napari_celldetr.pipeline.picture import draw_overlay, write_picture
+
+        picture = draw_overlay(slide, cells, colors, region=self.region)
+        write_picture(picture, output.picture)
+        return [output.table, output.picture]
+
+    def _summarize(
+        self,
+        slide: Slide,
+        cells: Detections,
+        report: DetectReport,
+        files: list[Path],
+        seconds: float,
+    ) -> None:
+        counts = " · ".join(f"{name} {n}" for name, n in cells.counts().items())
+        rate = f" ({len(cells) / seconds:.0f} cells/s)" if seconds > 0 else ""
+        device = report.device or self.predictor.device
+        self.screen.say(slide.name)
+        self.screen.rows(
+            [
+                ("cells", f"{len(cells)}: {counts}"),
+                ("model", f"{cells.source.model or self.predictor.card.name} on {device}"),
+                ("tiles", _tiles(report)),
+                ("time", duration(seconds) + rate),
+                ("written", ", ".join(str(f) for f in files)),
+            ],
+            indent=2,
+        )
+        for key, reason in report.reasons[:MOST_REASONS]:
+            self.screen.say(f"  tile {key}: {reason}")
+        if len(report.reasons) > MOST_REASONS:
+            self.screen.say(f"  and {len(report.reasons) - MOST_REASONS} tiles more")
+        for warning in (*slide.warnings, *report.warnings):
+            self.screen.say(f"  warning: {warning}")
+        if report.failed:
+            self.screen.say("  INCOMPLETE: cells in the failed tiles are missing from the result")
+
+
+def _tiles(report: DetectReport) -> str:
+    looked_at = report.tiles - report.skipped
+    parts = [f"{looked_at} looked at"]
+    parts += [f"{report.reused} of them from an earlier run"] if report.reused else []
+    parts += [f"{report.failed} failed"]
+    parts += [f"{report.saturated} saturated"]
+    parts += [f"{report.skipped} skipped (no tissue)"]
+    return ", ".join(parts)
+
+
+def _say_how_to_resume(screen: Screen, stop: Interrupted, slides_left: int) -> None:
+    step = stop.step
+    more = f" ({slides_left} more slides had not begun)" if slides_left > 0 else ""
+    screen.note(
+        f"Interrupted after {step.done} of {step.total} tiles{more}. What is finished is kept: "
+        "run the same command again, without --fresh, and it goes on from there."
+    )
+
+
+def _worst(outcomes: Sequence[Exit]) -> Exit:
+    order = (Exit.ERROR, Exit.INCOMPLETE)
+    return next((code for code in order if code in outcomes), Exit.OK)

@@ -1,0 +1,36 @@
+"""`celldetr evaluate`: how well a model does on labelled fields."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from napari_celldetr.cli.exits import Exit
+from napari_celldetr.cli.flags import add_config_flags, config_from
+from napari_celldetr.cli.outputs import prepare_folder
+from napari_celldetr.cli.screen import Screen
+from napari_celldetr.training.config import EvaluateConfig
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `evaluate`."""
+    add_config_flags(parser, EvaluateConfig)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+
+
+def run(args: argparse.Namespace, screen: Screen) -> Exit:
+    """Evaluate and print the tables."""
+    from napari_celldetr.training.evaluate import evaluate
+
+    if args.json is not None:
+        prepare_folder(args.json.parent)
+    config = config_from(args, EvaluateConfig)
+    report, _ = screen.follow(evaluate(config), config.model, unit="fields")
+    screen.say(report.as_text())
+    if args.json is not None:
+        text = json.dumps(report.as_dict(), indent=2, ensure_ascii=False)
+        args.json.write_text(text + "\n", encoding="utf-8")
+        screen.say(f"written: {args.json}")
+    screen.research_use()
+    return Exit.OK

@@ -1,0 +1,100 @@
+"""`celldetr models`: which models there are, and what each says about itself."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import TYPE_CHECKING
+
+from napari_celldetr.cli.exits import Exit
+from napari_celldetr.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from napari_celldetr.nets.card import ModelCard
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `models`."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this model (or folder)")
+
+
+def run(args: argparse.Namespace, screen: Screen) -> Exit:
+    """List the models, or show one and check its weights."""
+    from napari_celldetr.nets.card import read_card
+    from napari_celldetr.nets.registry import check_weights, find_model, list_models
+
+    if args.name is None:
+        _list(list_models(), screen)
+        return Exit.OK
+    folder = find_model(args.name)
+    card = read_card(folder)
+    _show(card, screen)
+    check_weights(folder, card)
+    screen.say("The weights are those the card names.")
+    screen.research_use()
+    return Exit.OK
+
+
+def _list(cards: list[ModelCard], screen: Screen) -> None:
+    if not cards:
+        screen.say("No models are installed.")
+    for card in cards:
+        classes = ", ".join(card.class_names)
+        screen.say(f"{card.name}  {card.stain}, {card.mpp:g} µm/px: {classes}")
+        screen.say(f"  {card.title}")
+
+
+def _show(card: ModelCard, screen: Screen) -> None:
+    screen.say(f"{card.name}: {card.title}")
+    for paragraph in (card.description, card.intended_use, f"Limits: {card.limits}"):
+        screen.say(textwrap.fill(paragraph, 96, initial_indent="  ", subsequent_indent="  "))
+    screen.rows(
+        [
+            ("classes", ", ".join(card.class_names)),
+            ("stain", card.stain),
+            ("works at", f"{card.mpp:g} µm/px"),
+            ("threshold", f"{card.threshold:g} (keeps scores from {card.score_floor:g})"),
+            ("class rule", "" if card.class_rule is None else _plain(card.class_rule)),
+            ("architecture", card.architecture),
+            ("weights sha256", card.weights_sha256),
+            ("licence", card.licence),
+            ("fine-tuned from", card.parent or ""),
+        ],
+        indent=2,
+    )
+    for title, value in (("trained on", card.data), ("measured", card.metrics)):
+        screen.say(f"  {title}")
+        _tree(value, screen, indent=4)
+
+
+def _plain(values: dict[str, object]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in values.items())
+
+
+def _tree(value: object, screen: Screen, *, indent: int) -> None:
+    """A nested value, one leaf a line."""
+    pad = " " * indent
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(inner, dict | list) and not _is_short(inner):
+                screen.say(f"{pad}{key}")
+                _tree(inner, screen, indent=indent + 2)
+            else:
+                screen.say(f"{pad}{key}: {_short(inner)}")
+    elif isinstance(value, list):
+        for inner in value:
+            _tree(inner, screen, indent=indent)
+    else:
+        screen.say(f"{pad}{_short(value)}")
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(v, int | float | str) for v in value)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_short(v) for v in value)
+    return str(value)
