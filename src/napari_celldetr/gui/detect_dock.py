@@ -1,0 +1,654 @@
+"""*Detect cells*: choose a slide and a model, say where, watch cells appear, export them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Shapes
+from napari.utils.notifications import show_error, show_info, show_warning
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QRadioButton,
+    QScrollArea,
+    QSlider,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_celldetr import RESEARCH_USE
+from napari_celldetr.core.config import DetectConfig, from_mapping
+from napari_celldetr.core.errors import CellDETRError, ConfigError
+from napari_celldetr.core.progress import Progress, TileEvent
+from napari_celldetr.core.regions import Region
+from napari_celldetr.gui.detect_job import (
+    DetectRequest,
+    DetectResult,
+    LoadedModels,
+    detect_job,
+)
+from napari_celldetr.gui.layers import Frame, rectangle_world
+from napari_celldetr.gui.overlay import Overlay, camera_of, view_of
+from napari_celldetr.gui.panel import ConfigForm, JobRunner, RunBar, narrow_form, wrapped_label
+from napari_celldetr.gui.sources import is_slide_layer, source_of_layer
+from napari_celldetr.gui.store import CellStore
+from napari_celldetr.gui.summary import analysed_px, area_mm2, class_rows, gaps
+
+REST_MS = 150
+"""The camera has come to rest after this."""
+REPAINT_MS = 300
+"""While tiles stream in, points and boxes are renewed this often."""
+RECOUNT_MS = 40
+SLIDER_STEPS = 100
+
+VIEWPORT, DRAWN, WHOLE = "viewport", "drawn", "whole"
+REGION_LAYER = "Region to analyse"
+EMPTY_TEXT = (
+    "No slide is open. Drag a slide file into the window, or use File › Open Sample › CellDETR."
+)
+
+
+class DetectDock(QWidget):
+    """The dock widget. `models` and `workspace` are for tests and scripts."""
+
+    def __init__(
+        self,
+        napari_viewer: Any,
+        *,
+        models: Any = None,
+        workspace: Path | None = None,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self.viewer = napari_viewer
+        self.models = models or LoadedModels()
+        self.workspace = workspace
+        self.overlay: Overlay | None = None
+        self._card: Any = None
+        self._run_layer: Any = None
+        self._request: DetectRequest | None = None
+        self._within: Region | None = None
+        self._cores: list[Region] = []
+        self._report: Any = None
+        self._mpp: tuple[float, float] | None = None
+        self._slides: list[Any] = []
+        self._build()
+        self._connect()
+        self._list_models()
+        self._list_slides()
+
+    # What it is made of -----------------------------------------------------------------
+
+    def _build(self) -> None:
+        self.setMinimumWidth(300)
+        self.setWindowTitle("Detect cells")
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.setContentsMargins(8, 8, 8, 8)
+        column.setSpacing(6)
+        self.empty_label = wrapped_label(EMPTY_TEXT)
+        column.addWidget(self.empty_label)
+        column.addWidget(self._build_choices())
+        column.addWidget(self._build_where())
+        self.form = ConfigForm(DetectConfig, skip=("model", "threshold", "mpp"))
+        column.addWidget(self.form)
+        self.run_bar = RunBar("Detect cells")
+        column.addWidget(self.run_bar)
+        column.addWidget(self._build_results())
+        column.addStretch(1)
+        column.addWidget(wrapped_label(RESEARCH_USE))
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(inner)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(scroll)
+
+    def _build_choices(self) -> QWidget:
+        box = QWidget()
+        form = narrow_form(box)
+        self.slide_box = short_combo("The image in which cells are looked for")
+        self.model_box = short_combo("The trained network; it must fit the stain")
+        self.model_info = wrapped_label("", tooltip="What the chosen model was made for")
+        self.mpp_spin = QDoubleSpinBox()
+        self.mpp_spin.setDecimals(4)
+        self.mpp_spin.setSingleStep(0.01)
+        self.mpp_spin.setRange(0.0, 2.0)
+        self.mpp_spin.setSpecialValueText("please enter")
+        self.mpp_spin.setSuffix(" µm/px")
+        self.mpp_spin.setToolTip(
+            "How wide one pixel is. 0.25 is usual for a 40× scan, 0.5 for a 20× scan"
+        )
+        self.mpp_label = QLabel("Pixel size")
+        self.mpp_note = wrapped_label("")
+        form.addRow("Slide", self.slide_box)
+        form.addRow("Model", self.model_box)
+        form.addRow(self.model_info)
+        form.addRow(self.mpp_label, self.mpp_spin)
+        form.addRow(self.mpp_note)
+        return box
+
+    def _build_where(self) -> QWidget:
+        box = QWidget()
+        column = QVBoxLayout(box)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2)
+        column.addWidget(QLabel("Where"))
+        self.where = QButtonGroup(self)
+        self._where_buttons: dict[str, QRadioButton] = {}
+        for key, text, tip in (
+            (VIEWPORT, "What is on the screen", "Only the part of the slide now in view"),
+            (DRAWN, "Drawn region", "The rectangle drawn on the slide"),
+            (WHOLE, "Whole slide", "All of the scanned tissue; can be stopped and continued"),
+        ):
+            button = QRadioButton(text)
+            button.setToolTip(tip)
+            self.where.addButton(button)
+            self._where_buttons[key] = button
+            if key == DRAWN:
+                row = QHBoxLayout()
+                self.draw_button = QPushButton("Draw region")
+                self.draw_button.setToolTip("Then drag a rectangle on the slide")
+                row.addWidget(button, 1)
+                row.addWidget(self.draw_button)
+                column.addLayout(row)
+            else:
+                column.addWidget(button)
+        self._where_buttons[VIEWPORT].setChecked(True)
+        return box
+
+    def _build_results(self) -> QWidget:
+        self.results = QWidget()
+        column = QVBoxLayout(self.results)
+        column.setContentsMargins(0, 4, 0, 0)
+        row = QHBoxLayout()
+        row.addWidget(QLabel("Score from"))
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setRange(1, SLIDER_STEPS - 1)
+        self.slider.setToolTip(
+            "Cells the model is less sure of are left out. Acts at once; nothing is lost"
+        )
+        self.slider_value = QLabel("0.50")
+        row.addWidget(self.slider, 1)
+        row.addWidget(self.slider_value)
+        column.addLayout(row)
+        self.table = counts_table()
+        column.addWidget(self.table)
+        self.gap_label = wrapped_label("", tooltip="What is missing from the result, and why")
+        column.addWidget(self.gap_label)
+        self.export_button = QPushButton("Export…")
+        self.export_button.setToolTip(
+            "Save the cells above the score: CSV, Parquet, QuPath GeoJSON or AnnData"
+        )
+        column.addWidget(self.export_button)
+        self.results.setVisible(False)
+        return self.results
+
+    def _connect(self) -> None:
+        self.runner = JobRunner(self)
+        self.runner.progressed.connect(self._on_progress)
+        self.runner.finished.connect(self._on_finished)
+        self.runner.failed.connect(self._on_failed)
+        self.runner.stopped.connect(self._on_stopped)
+        self._rest = single_shot(self, REST_MS, self._refresh)
+        self._repaint = single_shot(self, REPAINT_MS, self._refresh)
+        self._recount = single_shot(self, RECOUNT_MS, self._show_counts)
+        self.run_bar.run_clicked.connect(self.run)
+        self.run_bar.cancel_clicked.connect(self.cancel)
+        self.slide_box.currentIndexChanged.connect(self._on_slide)
+        self.model_box.currentIndexChanged.connect(self._on_model)
+        self.mpp_spin.valueChanged.connect(self._check_ready)
+        self.draw_button.clicked.connect(self.draw_region)
+        self.slider.valueChanged.connect(self._on_slider)
+        self.export_button.clicked.connect(self._on_export)
+        layers = self.viewer.layers
+        layers.events.inserted.connect(self._on_layers)
+        layers.events.removed.connect(self._on_removed)
+        camera = camera_of(self.viewer)
+        camera.events.center.connect(self._on_camera)
+        camera.events.zoom.connect(self._on_camera)
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Stop the run when the dock is closed; its finished tiles are in the ledger."""
+        self.shut_down()
+        super().closeEvent(event)
+
+    def shut_down(self) -> None:
+        """Stop everything this dock started and stop listening to the viewer."""
+        self.runner.abandon()
+        for timer in (self._rest, self._repaint, self._recount):
+            timer.stop()
+        layers, camera = self.viewer.layers, camera_of(self.viewer)
+        layers.events.inserted.disconnect(self._on_layers)
+        layers.events.removed.disconnect(self._on_removed)
+        camera.events.center.disconnect(self._on_camera)
+        camera.events.zoom.disconnect(self._on_camera)
+        if self.overlay is not None:
+            self.overlay.close()
+            self.overlay = None
+        self._run_layer = None
+        self._slides = []
+
+    # Slides and models ------------------------------------------------------------------
+
+    def _on_layers(self, event: Any = None) -> None:
+        self._list_slides()
+
+    def _on_removed(self, event: Any) -> None:
+        gone = event.value
+        if self._run_layer is not None and self._run_layer == gone:
+            self._run_layer = None
+            if self.runner.running:
+                self.cancel()
+        self._list_slides()
+
+    def _list_slides(self) -> None:
+        now = self.slide_layer()
+        self._slides = [layer for layer in self.viewer.layers if is_slide_layer(layer)]
+        same = [i for i, layer in enumerate(self._slides) if now is not None and layer == now]
+        self.slide_box.blockSignals(True)
+        self.slide_box.clear()
+        self.slide_box.addItems([layer.name for layer in self._slides])
+        self.slide_box.setCurrentIndex(same[0] if same else len(self._slides) - 1)
+        self.slide_box.blockSignals(False)
+        self._on_slide()
+
+    def slide_layer(self) -> Any | None:
+        """The chosen slide layer."""
+        index = self.slide_box.currentIndex()
+        return self._slides[index] if 0 <= index < len(self._slides) else None
+
+    def _on_slide(self, _index: int = 0) -> None:
+        layer = self.slide_layer()
+        has_slide = layer is not None
+        self.empty_label.setVisible(not has_slide)
+        missing = has_slide and Frame.of_layer(layer).mpp is None
+        for widget in (self.mpp_label, self.mpp_spin, self.mpp_note):
+            widget.setVisible(missing)
+        self.mpp_note.setText(
+            "This slide does not say how large its pixels are. Enter it, or nuclei will be "
+            "looked for at the wrong size."
+        )
+        self._check_ready()
+
+    def _list_models(self) -> None:
+        self.model_box.clear()
+        try:
+            cards = self.models.cards()
+        except CellDETRError as error:
+            show_error(str(error))
+            cards = []
+        for card in cards:
+            self.model_box.addItem(card.title, card)
+        self._on_model()
+
+    def _on_model(self, _index: int = 0) -> None:
+        card = self.model_box.currentData()
+        if card is None:
+            self.model_info.setText("No model is installed.")
+        else:
+            classes = ", ".join(card.class_names)
+            self.model_info.setText(f"{card.stain} · {card.mpp:g} µm/px · {classes}")
+            self.model_box.setToolTip(card.description or card.title)
+        self._check_ready()
+
+    def _check_ready(self, _value: float = 0.0) -> None:
+        if self.runner.running:
+            return
+        missing = self._missing()
+        self.run_bar.show_idle(missing or self.run_bar.status.text(), can_run=not missing)
+        if not missing and self.run_bar.status.text() in _MISSING_TEXTS:
+            self.run_bar.show_idle("")
+
+    def _missing(self) -> str:
+        layer = self.slide_layer()
+        if layer is None:
+            return _MISSING_TEXTS[0]
+        if self.model_box.currentData() is None:
+            return _MISSING_TEXTS[1]
+        if Frame.of_layer(layer).mpp is None and self.mpp_spin.value() < 0.1:
+            return _MISSING_TEXTS[2]
+        return ""
+
+    # Where ------------------------------------------------------------------------------
+
+    def choose_where(self, key: str) -> None:
+        """Choose ``viewport``, ``drawn`` or ``whole``."""
+        self._where_buttons[key].setChecked(True)
+
+    def chosen_where(self) -> str:
+        """What is chosen."""
+        return next(k for k, b in self._where_buttons.items() if b.isChecked())
+
+    def draw_region(self) -> None:
+        """Put a layer for the rectangle on top and let the user drag one."""
+        layer = self.slide_layer()
+        if layer is None:
+            show_info(EMPTY_TEXT)
+            return
+        self.choose_where(DRAWN)
+        shapes = self._region_layer()
+        if shapes is None:
+            shapes = Shapes(
+                ndim=2,
+                name=REGION_LAYER,
+                edge_color="#ffd400",
+                face_color=[0, 0, 0, 0],
+                edge_width=_line_width(self.viewer, layer),
+                **Frame.of_layer(layer).layer_options(),
+            )
+            self.viewer.add_layer(shapes)
+        self.viewer.layers.selection.active = shapes
+        shapes.mode = "add_rectangle"
+
+    def _region_layer(self) -> Any | None:
+        """The Shapes layer that holds the region: the selected one, else ours, else any."""
+        shapes = [la for la in self.viewer.layers if la.as_layer_data_tuple()[2] == "shapes"]
+        active = self.viewer.layers.selection.active
+        for layer in shapes:
+            if active is not None and layer == active:
+                return layer
+        ours = [la for la in shapes if la.name == REGION_LAYER]
+        return (ours or shapes or [None])[-1]
+
+    def _region(self, frame: Frame, bounds: Region) -> Region:
+        where = self.chosen_where()
+        if where == WHOLE:
+            return bounds
+        if where == VIEWPORT:
+            view = view_of(self.viewer, frame)
+            asked, trouble = (view.region if view else None), "Nothing of the slide is in view."
+        else:
+            asked, trouble = self._drawn(frame), "No region is drawn."
+        region = asked.intersect(bounds) if asked is not None else None
+        if region is None:
+            raise ConfigError(
+                trouble,
+                expected="a part of the slide",
+                found="none",
+                remedy="move the slide into view, or press Draw region and drag a rectangle on it",
+            )
+        return region
+
+    def _drawn(self, frame: Frame) -> Region | None:
+        layer = self._region_layer()
+        if layer is None or not len(layer.data):
+            return None
+        chosen = sorted(layer.selected_data) or [len(layer.data) - 1]
+        return frame.region_of(rectangle_world(layer, chosen[-1]))
+
+    # Running ----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Start with what is chosen; what cannot be started is said in a notification."""
+        if self.runner.running or self._missing():
+            return
+        try:
+            self._start(self.slide_layer())
+        except CellDETRError as error:
+            show_error(str(error))
+            self.run_bar.show_idle(error.message)
+
+    def _start(self, layer: Any) -> None:
+        frame = self._frame(layer)
+        config = self._config(frame)
+        source = source_of_layer(layer, mpp=config.mpp or frame.mpp)
+        width, height = source.size
+        bounds = Region(0, 0, width, height)
+        region = self._region(frame, bounds)
+        view = view_of(self.viewer, frame)
+        self._request = DetectRequest(
+            source=source,
+            config=config,
+            region=None if self.chosen_where() == WHOLE else region,
+            first=view.region.centre if view is not None else region.centre,
+            workspace=self.workspace,
+        )
+        self._within, self._cores, self._report = region, [], None
+        self._card, self._mpp, self._run_layer = self.model_box.currentData(), frame.mpp, layer
+        self._new_overlay(frame, source.size, layer.name)
+        self.run_bar.show_busy("Loading the model…")
+        request, models = self._request, self.models
+        self.runner.start(lambda: detect_job(request, models))
+
+    def _frame(self, layer: Any) -> Frame:
+        """The slide's frame; a pixel size entered by the user is given to its layer as well."""
+        frame = Frame.of_layer(layer)
+        if frame.mpp is not None or self.mpp_spin.value() < 0.1:
+            return frame
+        size = self.mpp_spin.value()
+        layer.scale = tuple(size * s for s in frame.scale)
+        layer.units = ("um", "um")
+        self.viewer.reset_view()
+        return Frame.of_layer(layer)
+
+    def _config(self, frame: Frame) -> DetectConfig:
+        values = {**self.form.values(), "model": self.model_box.currentData().name}
+        if self.mpp_spin.isVisibleTo(self) and self.mpp_spin.value() >= 0.1:
+            values["mpp"] = round(self.mpp_spin.value(), 4)
+        return from_mapping(DetectConfig, values)
+
+    def _new_overlay(self, frame: Frame, size: tuple[int, int], name: str) -> None:
+        if self.overlay is not None:
+            old = self.overlay.layers
+            self.overlay.close()
+            for layer in old:
+                if layer in self.viewer.layers:
+                    self.viewer.layers.remove(layer)
+        card = self._card
+        store = CellStore(tuple(card.class_names), threshold=card.threshold)
+        self.overlay = Overlay(
+            self.viewer,
+            store=store,
+            frame=frame,
+            size=size,
+            colors=card.class_colors,
+            name=f"{Path(name).stem} cells",
+        )
+        self.slider.blockSignals(True)
+        self.slider.setRange(round(card.score_floor * SLIDER_STEPS), SLIDER_STEPS - 1)
+        self.slider.setValue(round(card.threshold * SLIDER_STEPS))
+        self.slider.blockSignals(False)
+        self.slider_value.setText(f"{card.threshold:.2f}")
+        self.results.setVisible(True)
+        self._show_counts()
+
+    def cancel(self) -> None:
+        """Stop the run. Finished tiles stay on the screen and in the ledger."""
+        if self.runner.running:
+            self.run_bar.show_stopping()
+            self.runner.stop()
+
+    def _on_progress(self, step: Progress) -> None:
+        self._report = getattr(step, "report", self._report)
+        for event in step.events:
+            self._on_tile(event)
+        if self.run_bar.cancel_button.isEnabled():
+            self.run_bar.show_progress(step)
+        if step.events and not self._repaint.isActive():
+            self._repaint.start()
+            self._recount.start()
+
+    def _on_tile(self, event: TileEvent) -> None:
+        if self.overlay is None:
+            return
+        if event.detections is None:
+            self.overlay.fail_tile(event.tile)
+            return
+        self._cores.append(event.tile.core)
+        self.overlay.add_tile(event.detections)
+
+    def _on_finished(self, result: DetectResult) -> None:
+        self._report = result.report or self._report
+        if self.overlay is not None:
+            self.overlay.replace(result.table, result.raster)
+            found = sum(self.overlay.store.counts().values())
+            self.run_bar.show_idle(f"Done: {found:,} cells.")
+        self._refresh()
+        self._show_counts()
+        if getattr(self._report, "failed", False):
+            show_warning(gaps(self._report)[0])
+        self._check_ready()
+
+    def _on_failed(self, error: CellDETRError) -> None:
+        self.run_bar.show_idle(f"Stopped: {error.message}")
+        show_error(str(error))
+        self._refresh()
+        self._show_counts()
+        self._check_ready()
+
+    def _on_stopped(self) -> None:
+        self.run_bar.show_idle("Cancelled. Finished tiles are kept; run again to go on.")
+        self._refresh()
+        self._show_counts()
+        self._check_ready()
+
+    # Results ----------------------------------------------------------------------------
+
+    def _on_camera(self, event: Any = None) -> None:
+        if self.overlay is not None:
+            self._rest.start()
+
+    def _refresh(self) -> None:
+        if self.overlay is not None:
+            self.overlay.refresh(view_of(self.viewer, self.overlay.frame))
+
+    def _on_slider(self, value: int) -> None:
+        threshold = value / SLIDER_STEPS
+        self.slider_value.setText(f"{threshold:.2f}")
+        if self.overlay is None:
+            return
+        self.overlay.set_threshold(threshold)
+        self._refresh()
+        self._recount.start()
+
+    def _show_counts(self) -> None:
+        if self.overlay is None:
+            return
+        area = None
+        if self._within is not None:
+            area = area_mm2(analysed_px(self._cores, self._within), self._mpp)
+        colors = dict(zip(self._card.class_names, self._card.class_colors, strict=True))
+        fill_counts(self.table, class_rows(self.overlay.store.counts(), area_mm2=area), colors)
+        said = gaps(self._report) if self._report is not None else []
+        self.gap_label.setText("\n".join(said))
+        self.gap_label.setVisible(bool(said))
+        self.export_button.setEnabled(not self.runner.running and len(self.overlay.store) > 0)
+
+    def _on_export(self) -> None:
+        filters = "CSV (*.csv);;QuPath GeoJSON (*.geojson *.geojson.gz);;"
+        filters += "Parquet (*.parquet);;AnnData (*.h5ad)"
+        path, chosen = QFileDialog.getSaveFileName(self, "Export cells", "cells.csv", filters)
+        if not path:
+            return
+        if not Path(path).suffix:
+            path += chosen.split("*")[1].split(" ")[0].rstrip(")")
+        self.export_to(path)
+
+    def export_to(self, path: str | Path) -> None:
+        """Write the cells above the threshold; says where, or why not, in a notification."""
+        from napari_celldetr.pipeline.export import export
+
+        if self.overlay is None:
+            return
+        cells = self.overlay.store.kept()
+        try:
+            export(cells, path, overwrite=True)
+        except CellDETRError as error:
+            show_error(str(error))
+            return
+        show_info(f"{len(cells):,} cells written to {Path(path).name}")
+
+
+_MISSING_TEXTS = (
+    "Open a slide to start.",
+    "No model is installed.",
+    "Enter the pixel size to start.",
+)
+
+
+def short_combo(tooltip: str) -> QComboBox:
+    """A combo box that may be narrower than its longest entry."""
+    box = QComboBox()
+    box.setToolTip(tooltip)
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(12)
+    return box
+
+
+def single_shot(parent: QWidget, interval_ms: int, call: Any) -> QTimer:
+    """A timer that calls once after it was last started."""
+    timer = QTimer(parent)
+    timer.setSingleShot(True)
+    timer.setInterval(interval_ms)
+    timer.timeout.connect(call)
+    return timer
+
+
+COLUMNS = ("Class", "Cells", "Share", "per mm²")
+
+
+def counts_table() -> QTableWidget:
+    """The empty table of counts."""
+    table = QTableWidget(0, len(COLUMNS))
+    table.setHorizontalHeaderLabels(COLUMNS)
+    table.verticalHeader().setVisible(False)
+    table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
+    table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
+    table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    table.setShowGrid(False)
+    table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    header = table.horizontalHeader()
+    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+    header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+    table.setToolTip(
+        "Cells above the score. per mm²: of the area that was analysed, glass in it included"
+    )
+    return table
+
+
+def fill_counts(table: QTableWidget, rows: list[Any], colors: Mapping[str, Any]) -> None:
+    """Show `rows` of `class_rows` with a colour swatch each."""
+    table.setRowCount(len(rows))
+    for i, row in enumerate(rows):
+        density = "–" if row.per_mm2 is None else f"{row.per_mm2:,.0f}"
+        texts = (row.name, f"{row.count:,}", f"{100 * row.share:.1f} %", density)
+        for column, text in enumerate(texts):
+            item = QTableWidgetItem(text)
+            if column:
+                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            elif row.name in colors:
+                item.setIcon(swatch(colors[row.name]))
+            table.setItem(i, column, item)
+    height = table.horizontalHeader().height() + sum(table.rowHeight(i) for i in range(len(rows)))
+    table.setFixedHeight(height + 4)
+
+
+def swatch(color: tuple[int, int, int]) -> QIcon:
+    """A square of one colour."""
+    pixmap = QPixmap(12, 12)
+    pixmap.fill(QColor(*color))
+    return QIcon(pixmap)
+
+
+def _line_width(viewer: Any, layer: Any) -> float:
+    """About three screen pixels, in level-0 px."""
+    frame = Frame.of_layer(layer)
+    zoom = camera_of(viewer).zoom * float(np.mean(frame.scale))
+    return max(3.0 / zoom, 1.0) if zoom > 0 else 1.0

@@ -1,0 +1,132 @@
+"""The job behind *Detect cells*: all that takes time, and nothing that touches the viewer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from napari_celldetr.core.config import DetectConfig
+from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.predictor import Predictor
+from napari_celldetr.core.progress import Job, Progress
+from napari_celldetr.core.regions import Region
+from napari_celldetr.gui.raster import CellRaster
+
+
+class SlideSource(Protocol):
+    """How to get at a slide from any thread."""
+
+    def open(self) -> Any:
+        """The slide, to be closed by the caller."""
+        ...
+
+
+class Models(Protocol):
+    """Where predictors come from."""
+
+    def load(self, name: str, *, device: str, flips: bool) -> Predictor:
+        """A loaded model; takes seconds the first time."""
+        ...
+
+
+@dataclass
+class LoadedModels:
+    """Installed models; the one used last stays loaded."""
+
+    _last: tuple[tuple[str, str, bool], Predictor] | None = field(default=None, repr=False)
+
+    def cards(self) -> list[Any]:
+        """Cards of the installed models."""
+        from napari_celldetr.nets.registry import list_models
+
+        return list_models()
+
+    def load(self, name: str, *, device: str, flips: bool) -> Predictor:
+        """The model, from memory when it is the one used last."""
+        from napari_celldetr.nets.registry import load_model
+
+        key = (name, device, flips)
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            self._last = (key, load_model(name, device=device, flips=flips))
+        return self._last[1]
+
+
+@dataclass(frozen=True)
+class DetectRequest:
+    """What the user asked for. `region` None is the whole slide; `workspace` None the cache."""
+
+    source: SlideSource
+    config: DetectConfig
+    region: Region | None = None
+    first: tuple[float, float] | None = None
+    workspace: Path | None = None
+
+
+@dataclass(frozen=True)
+class DetectResult:
+    """All cells above the model's floor, their raster, and what became of the tiles."""
+
+    table: Detections
+    raster: CellRaster
+    report: Any = None
+
+
+def detect_job(request: DetectRequest, models: Models) -> Job[DetectResult]:
+    """Load the model, open the slide, detect; the raster of the result is painted here too."""
+    config = request.config
+    started = time.perf_counter()
+    yield Progress(0, 0, "Loading the model…")
+    predictor = models.load(config.model, device=config.device, flips=config.flips)
+    yield Progress(0, 0, "Opening the slide…", seconds=time.perf_counter() - started)
+    with request.source.open() as slide:
+        table, report = yield from _detect(slide, request, predictor)
+        mpp = config.mpp or (slide.mpp[0] if slide.mpp else None)
+        raster = CellRaster(slide.size, mpp=mpp)
+    for level in raster.levels:
+        level.paint(table)
+    return DetectResult(table, raster, report)
+
+
+def _detect(
+    slide: Any, request: DetectRequest, predictor: Predictor
+) -> Generator[Progress, None, tuple[Detections, Any]]:
+    from napari_celldetr.pipeline.detect import detect
+
+    job = detect(
+        slide,
+        request.config,
+        predictor=predictor,
+        region=request.region,
+        first=request.first,
+        workspace=request.workspace,
+        keep_floor=True,
+    )
+    report = None
+
+    def watched(step: Progress) -> Progress:
+        nonlocal report
+        report = getattr(step, "report", report)
+        return step
+
+    table = yield from _mapped(job, watched)
+    return table, report
+
+
+def _mapped(
+    job: Job[Detections], see: Callable[[Progress], Progress]
+) -> Generator[Progress, None, Detections]:
+    """Pass every step on, close the inner job when the outer one is closed."""
+    try:
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as end:
+                table: Detections = end.value
+                return table
+            yield see(step)
+    finally:
+        job.close()

@@ -1,0 +1,376 @@
+"""What every dock of this package is made of: a form from a config, and Run / Cancel / progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_celldetr.core.config import Setting, describe
+from napari_celldetr.core.progress import Job, Progress
+from napari_celldetr.gui.worker import Done, Failed, JobThread, Message, Step, Stopped
+
+POLL_MS = 30
+SLICE_S = 0.02
+"""How long one poll may hand out messages before the GUI gets its turn."""
+
+CHOICE_WORDS = {
+    "auto": "Automatic",
+    "cpu": "CPU",
+    "cuda": "NVIDIA GPU",
+    "mps": "Apple GPU",
+}
+"""Plain words for choices; others are shown as they are."""
+
+
+class JobRunner(QObject):
+    """Runs one job at a time and tells, in the GUI thread, what became of it.
+
+    Messages are asked for by a timer, so a runner that is gone is never called. Starting a new
+    run drops the old thread with all it still had to say: a stale run cannot paint over it.
+    `run` counts the runs.
+    """
+
+    progressed = Signal(object)
+    finished = Signal(object)
+    failed = Signal(object)
+    stopped = Signal()
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.run = 0
+        self._thread: JobThread | None = None
+        # A dying QObject may call neither its own methods nor its children's: a plain list may.
+        last: list[JobThread] = []
+        self._last = last
+        self.destroyed.connect(partial(_stop_each, last))
+        self._timer = QTimer(self)
+        self._timer.setInterval(POLL_MS)
+        self._timer.timeout.connect(self._poll)
+
+    @property
+    def running(self) -> bool:
+        """Whether a run has not yet told how it ended."""
+        return self._thread is not None
+
+    def start(self, make_job: Callable[[], Job[Any]]) -> int:
+        """Run a job in a thread of its own; returns the number of the run."""
+        self.abandon()
+        self.run += 1
+        self._thread = JobThread(make_job)
+        self._last[:] = [self._thread]
+        self._thread.start()
+        self._timer.start()
+        return self.run
+
+    def stop(self) -> None:
+        """Ask the run to stop; `stopped` follows."""
+        if self._thread is not None:
+            self._thread.stop()
+
+    def abandon(self) -> None:
+        """Stop the run and hear no more of it."""
+        if self._thread is not None:
+            self._thread.stop()
+        self._thread = None
+        self._timer.stop()
+
+    def _poll(self) -> None:
+        until = time.perf_counter() + SLICE_S
+        run = self.run
+        while self._thread is not None and self.run == run and time.perf_counter() < until:
+            message = self._thread.take()
+            if message is None:
+                return
+            self._tell(message)
+
+    def _tell(self, message: Message) -> None:
+        if isinstance(message, Step):
+            self.progressed.emit(message.progress)
+            return
+        self._thread = None
+        self._timer.stop()
+        if isinstance(message, Done):
+            self.finished.emit(message.result)
+        elif isinstance(message, Failed):
+            self.failed.emit(message.error)
+        elif isinstance(message, Stopped):
+            self.stopped.emit()
+
+
+def _stop_each(threads: list[JobThread], *_: object) -> None:
+    for thread in threads:
+        thread.stop()
+
+
+class RunBar(QWidget):
+    """Run, Cancel, a progress bar and one line that says what is going on."""
+
+    run_clicked = Signal()
+    cancel_clicked = Signal()
+
+    def __init__(self, run_text: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.run_button = QPushButton(run_text)
+        self.run_button.setToolTip("Start. What is on the screen is analysed first")
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop now. Finished tiles are kept and used again next time")
+        self.bar = QProgressBar()
+        self.bar.setToolTip("Share of the tiles that are done")
+        self.bar.setTextVisible(True)
+        self.status = wrapped_label("")
+        self.run_button.clicked.connect(self.run_clicked)
+        self.cancel_button.clicked.connect(self.cancel_clicked)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.run_button, 2)
+        buttons.addWidget(self.cancel_button, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(buttons)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.status)
+        self.show_idle("")
+
+    def show_idle(self, text: str, *, can_run: bool = True) -> None:
+        """Nothing is running; `text` says how the last run ended or what is missing."""
+        self.run_button.setEnabled(can_run)
+        self.cancel_button.setEnabled(False)
+        self.cancel_button.setText("Cancel")
+        self.bar.setVisible(False)
+        self._say(text)
+
+    def show_busy(self, text: str) -> None:
+        """Something runs whose length is not known."""
+        self.run_button.setEnabled(False)
+        self.cancel_button.setEnabled(True)
+        self.bar.setVisible(True)
+        self.bar.setRange(0, 0)
+        self._say(text)
+
+    def show_stopping(self) -> None:
+        """Cancel was pressed."""
+        self.cancel_button.setEnabled(False)
+        self.cancel_button.setText("Stopping…")
+
+    def show_progress(self, step: Progress) -> None:
+        """A step of the running job."""
+        if not step.total:
+            self.bar.setRange(0, 0)
+            self._say(step.message)
+            return
+        self.bar.setRange(0, step.total)
+        self.bar.setValue(step.done)
+        self._say(progress_words(step))
+
+    def _say(self, text: str) -> None:
+        self.status.setText(text)
+        self.status.setVisible(bool(text))
+
+
+def progress_words(step: Progress) -> str:
+    """``3 of 12 tiles · 1,204 cells · 310 cells/s · about 40 s left``."""
+    words = [f"{step.done} of {step.total} tiles"]
+    if step.cells:
+        words.append(f"{step.cells:,} cells")
+        if step.seconds > 0:
+            words.append(f"{step.cells / step.seconds:,.0f} cells/s")
+    left = step.seconds_left
+    if left is not None and step.done < step.total:
+        words.append(f"{time_words(left)} left")
+    elif not step.done and step.message:
+        words.append(step.message)
+    return " · ".join(words)
+
+
+def time_words(seconds: float) -> str:
+    """A duration the way people say it."""
+    if seconds < 1.5:
+        return "about 1 s"
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"
+
+
+class ConfigForm(QWidget):
+    """A config dataclass as a form: plain settings on top, advanced ones folded away.
+
+    `skip` names settings the dock shows in another way.
+    """
+
+    changed = Signal()
+
+    def __init__(
+        self, config: type, *, skip: Iterable[str] = (), parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        left_out = set(skip)
+        self._settings = {s.name: s for s in describe(config) if s.name not in left_out}
+        self._editors = {name: self._editor(s) for name, s in self._settings.items()}
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        plain = [s for s in self._settings.values() if not s.info.advanced]
+        advanced = [s for s in self._settings.values() if s.info.advanced]
+        layout.addWidget(self._rows(plain))
+        self.fold = Fold("Advanced", self._rows(advanced))
+        self.fold.setVisible(bool(advanced))
+        layout.addWidget(self.fold)
+
+    def values(self) -> dict[str, Any]:
+        """The settings as they stand, ready for ``from_mapping``."""
+        return {name: read_editor(w) for name, w in self._editors.items()}
+
+    def editor(self, name: str) -> QWidget:
+        """The widget of one setting."""
+        return self._editors[name]
+
+    def _rows(self, settings: list[Setting]) -> QWidget:
+        box = QWidget()
+        form = narrow_form(box)
+        for setting in settings:
+            editor = self._editors[setting.name]
+            if isinstance(editor, QCheckBox):
+                form.addRow(editor)
+            else:
+                label = QLabel(setting.info.label)
+                label.setToolTip(setting.info.help)
+                form.addRow(label, editor)
+        return box
+
+    def _editor(self, setting: Setting) -> QWidget:
+        editor = make_editor(setting)
+        editor.setToolTip(setting.info.help)
+        _change_signal(editor).connect(self.changed)
+        return editor
+
+
+def make_editor(setting: Setting) -> QWidget:
+    """The right widget for a setting, showing its default."""
+    info = setting.info
+    suffix = f" {info.unit}" if info.unit else ""
+    editor: QWidget
+    if setting.choices:
+        editor = QComboBox()
+        for choice in setting.choices:
+            editor.addItem(CHOICE_WORDS.get(choice, choice), choice)
+        editor.setCurrentIndex(max(0, editor.findData(setting.default)))
+    elif setting.kind is bool:
+        editor = QCheckBox(info.label)
+        editor.setChecked(bool(setting.default))
+    elif setting.kind is int:
+        editor = QSpinBox()
+        editor.setRange(int(info.ge or 0), int(info.le if info.le is not None else 2**31 - 1))
+        editor.setSuffix(suffix)
+        editor.setValue(int(setting.default or 0))
+    elif setting.kind is float:
+        editor = optional_spin(setting) if setting.optional else QDoubleSpinBox()
+        editor.setSuffix(suffix)
+        if not setting.optional:
+            editor.setRange(info.ge or 0.0, info.le if info.le is not None else 1e9)
+            editor.setValue(float(setting.default))
+    else:
+        editor = QLineEdit(str(setting.default or ""))
+    return editor
+
+
+def optional_spin(setting: Setting) -> QDoubleSpinBox:
+    """A number that may be left open: the lowest position says so."""
+    editor = QDoubleSpinBox()
+    step = 0.01
+    editor.setDecimals(4)
+    editor.setSingleStep(step)
+    editor.setRange((setting.info.ge or 0.0) - step, setting.info.le or 1e9)
+    editor.setSpecialValueText("not set")
+    editor.setProperty("optional", True)
+    editor.setValue(editor.minimum() if setting.default is None else float(setting.default))
+    return editor
+
+
+def read_editor(editor: QWidget) -> Any:
+    """What the user put into a widget of `make_editor`."""
+    if isinstance(editor, QComboBox):
+        return editor.currentData()
+    if isinstance(editor, QCheckBox):
+        return editor.isChecked()
+    if isinstance(editor, QDoubleSpinBox):
+        unset = editor.property("optional") and editor.value() <= editor.minimum()
+        return None if unset else round(editor.value(), editor.decimals())
+    if isinstance(editor, QSpinBox):
+        return editor.value()
+    assert isinstance(editor, QLineEdit)
+    return editor.text()
+
+
+def _change_signal(editor: QWidget) -> Any:
+    if isinstance(editor, QComboBox):
+        return editor.currentIndexChanged
+    if isinstance(editor, QCheckBox):
+        return editor.toggled
+    if isinstance(editor, QLineEdit):
+        return editor.textChanged
+    assert isinstance(editor, QSpinBox | QDoubleSpinBox)
+    return editor.valueChanged
+
+
+class Fold(QWidget):
+    """A heading that shows and hides what is under it; closed at first."""
+
+    def __init__(self, title: str, content: QWidget, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.button = QToolButton()
+        self.button.setText(title)
+        self.button.setCheckable(True)
+        self.button.setAutoRaise(True)
+        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.button.setToolTip(f"Show or hide: {title}")
+        self.content = content
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.button)
+        layout.addWidget(content)
+        self.button.toggled.connect(self._toggle)
+        self._toggle(False)
+
+    def _toggle(self, is_open: bool) -> None:
+        arrow = Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow
+        self.button.setArrowType(arrow)
+        self.content.setVisible(is_open)
+
+
+def narrow_form(widget: QWidget) -> QFormLayout:
+    """A form layout that still fits a dock 330 px wide."""
+    form = QFormLayout(widget)
+    form.setContentsMargins(0, 0, 0, 0)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+    return form
+
+
+def wrapped_label(text: str, *, tooltip: str = "") -> QLabel:
+    """A label that breaks its lines instead of widening the dock."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setToolTip(tooltip)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
+    return label

@@ -1,0 +1,144 @@
+"""Real viewers for docks, and fakes for what is slow behind them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from fakes import FakePredictor, cell_field
+
+with warnings.catch_warnings():
+    # napari's own imports raise deprecation warnings of its dependencies.
+    warnings.simplefilter("ignore")
+    import napari
+    import napari.layers
+    import napari.viewer
+
+HAS_DISPLAY = sys.platform != "linux" or any(
+    os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+)
+# Raised inside napari, vispy and Qt while a real viewer runs; nothing here can change them.
+FOREIGN = (
+    "ignore::DeprecationWarning:napari.*",
+    "ignore::DeprecationWarning:vispy.*",
+    "ignore::DeprecationWarning:app_model.*",
+    "ignore::DeprecationWarning:in_n_out.*",
+    "ignore::pydantic.warnings.PydanticDeprecatedSince20",
+    "ignore::pytest.PytestUnraisableExceptionWarning:zmq.*",
+)
+
+
+def pytest_collection_modifyitems(items):
+    here = os.path.dirname(__file__)
+    for item in items:
+        if not str(item.path).startswith(here):
+            continue
+        for line in FOREIGN:
+            item.add_marker(pytest.mark.filterwarnings(line))
+        if not HAS_DISPLAY and "qtbot" in item.fixturenames:
+            item.add_marker(pytest.mark.skip(reason="no display: run under xvfb-run"))
+
+
+@dataclass
+class FakeModels:
+    """Hands out one predictor; `load_seconds` is how long loading takes."""
+
+    predictor: FakePredictor = field(default_factory=FakePredictor)
+    load_seconds: float = 0.0
+    error: Exception | None = None
+
+    def cards(self):
+        return [self.predictor.card]
+
+    def load(self, name, *, device, flips):
+        assert name == self.predictor.card.name
+        time.sleep(self.load_seconds)
+        if self.error is not None:
+            raise self.error
+        return self.predictor
+
+
+SMALL = {"tile_px": 256, "halo_px": 32, "tissue_only": False}
+
+
+@pytest.fixture
+def field_image():
+    """A drawn field (1100, 1500, 3) with a cell about every 24 px."""
+    return cell_field()
+
+
+def slide_image(pixels, *, mpp=0.5, **options):
+    """A layer of pixels without a file, in µm unless `mpp` is None."""
+    units = ("pixel", "pixel") if mpp is None else ("um", "um")
+    scale = (1, 1) if mpp is None else (mpp, mpp)
+    return napari.layers.Image(
+        pixels, rgb=True, scale=scale, units=units, axis_labels=("y", "x"), name="slide", **options
+    )
+
+
+@pytest.fixture
+def make_dock(make_napari_viewer_proxy, tmp_path, qtbot):
+    """A dock in a real viewer: ``make_dock(pixels, mpp=, models=, show=) -> (viewer, dock)``."""
+    from napari_celldetr.gui.detect_dock import DetectDock
+
+    def make(pixels=None, *, mpp=0.5, models=None, show=False):
+        viewer = make_napari_viewer_proxy(show=show)
+        if pixels is not None:
+            viewer.add_layer(slide_image(pixels, mpp=mpp))
+        dock = DetectDock(viewer, models=models or FakeModels(), workspace=tmp_path / "runs")
+        for name in ("tile_px", "halo_px"):
+            dock.form.editor(name).setValue(SMALL[name])
+        dock.form.editor("tissue_only").setChecked(False)
+        viewer.window.add_dock_widget(dock, name="Detect cells")
+        return viewer, dock
+
+    yield make
+    gc.collect()
+
+
+@pytest.fixture
+def run_whole(qtbot):
+    """Run a dock on the whole slide until it has ended."""
+
+    def run(dock, *, timeout=20_000):
+        dock.choose_where("whole")
+        dock.run()
+        qtbot.waitUntil(lambda: not dock.runner.running, timeout=timeout)
+
+    return run
+
+
+@pytest.fixture
+def notes(monkeypatch):
+    """Texts of the notifications a test caused."""
+    from napari_celldetr.gui import contributions, detect_dock
+
+    told = []
+    for module in (contributions, detect_dock):
+        for name in ("show_error", "show_warning", "show_info"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, told.append)
+    return told
+
+
+@pytest.fixture
+def slow_models():
+    """A model that takes a while for each batch, for tests that interrupt it."""
+    from fakes import Faults
+
+    return FakeModels(FakePredictor(faults=Faults(seconds=0.05)))
+
+
+@pytest.fixture
+def two_cells():
+    """A field (300, 400, 3) with a 9 × 9 square of px 100..108 x, 60..68 y, and another one."""
+    pixels = np.full((300, 400, 3), 255, np.uint8)
+    pixels[60:69, 100:109] = (40, 40, 180)
+    pixels[200:209, 301:310] = (180, 40, 40)
+    return pixels
