@@ -616,16 +616,16 @@ def hovernet_scores(
     items = _checked(fields, class_names)
     tallies = np.array([_hovernet_tally(f, radius, len(class_names), gated) for f in items])
     total = tallies.sum(axis=0)
-    pairs, same, fp_d, fn_d = (int(v) for v in total[0])
+    (pairs, _, spare_all, missed_all), (same, other, _, _) = total[:2].tolist()
     return HoverNetScores(
         rule="HoVer-Net F_d / F_c, gated" if gated else "HoVer-Net F_d / F_c, as published",
         radius=float(radius),
-        f_d=_ratio(2 * pairs, 2 * pairs + fp_d + fn_d),
-        accuracy=_ratio(same, pairs),
+        f_d=_ratio(2 * pairs, 2 * pairs + spare_all + missed_all),
+        accuracy=_ratio(same, same + other),
         class_names=tuple(class_names),
         class_f1=tuple(
             _ratio(2 * tp, 2 * tp + 2 * wrong + spare + missed)
-            for tp, wrong, spare, missed in total[1:].tolist()
+            for tp, wrong, spare, missed in total[2:].tolist()
         ),
         n_fields=len(items),
     )
@@ -638,7 +638,7 @@ def _ratio(above: float, below: float) -> float:
 def _hovernet_tally(
     item: PointField, radius: float, n_classes: int, gated: bool
 ) -> list[tuple[int, int, int, int]]:
-    """A row (pairs, equal types, spare, missed), then (TP, FP + FN, spare, missed) per class."""
+    """Rows (right, wrong, spare, missed): pairs at all, their types, then each class."""
     truth, found = item.truth_xy, item.found_xy
     truth_ids, found_ids = item.ids()
     if not gated:
@@ -648,11 +648,13 @@ def _hovernet_tally(
     a, b, _ = matcher(truth, found, radius)
     true_class, found_class = truth_ids[a], found_ids[b]
     missed, spare = np.delete(truth_ids, a), np.delete(found_ids, b)
-    rows = [(len(a), int((true_class == found_class).sum()), len(spare), len(missed))]
+    # A pair whose true type is unknown says nothing about the class it was given.
+    typed = true_class != UNKNOWN
+    same = int((true_class == found_class)[typed].sum())
+    rows = [(len(a), 0, len(spare), len(missed)), (same, int(typed.sum()) - same, 0, 0)]
     for c in range(n_classes):
         is_true, is_found = true_class == c, found_class == c
-        # A pair whose true type is unknown says nothing about the class it was given.
-        wrong = (is_true ^ is_found) & (true_class != UNKNOWN)
+        wrong = (is_true ^ is_found) & typed
         rows.append(
             (
                 int((is_true & is_found).sum()),
