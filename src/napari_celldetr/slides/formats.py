@@ -15,6 +15,7 @@ from pathlib import Path
 import openslide
 
 from napari_celldetr.core.errors import SlideError
+from napari_celldetr.slides.aperio_slide import open_vendor
 from napari_celldetr.slides.backend import Backend
 from napari_celldetr.slides.boundary import as_slide_error
 from napari_celldetr.slides.limits import check_size, check_tile, refuse
@@ -22,6 +23,7 @@ from napari_celldetr.slides.openslide_slide import OpenSlideBackend
 from napari_celldetr.slides.picture_slide import PictureBackend, is_picture
 from napari_celldetr.slides.tiff_map import PositionedFile, is_tiff, walk
 from napari_celldetr.slides.tiff_slide import TiffBackend
+from napari_celldetr.slides.zarr_slide import ZarrBackend, is_zarr
 
 HEAD_BYTES = 1024
 GROUP = "napari_celldetr.readers"
@@ -123,7 +125,8 @@ def _open_tiff(path: Path) -> Backend:
 
 
 BUILT_IN: tuple[Reader, ...] = (
-    Reader("openslide", _is_vendor, OpenSlideBackend),
+    Reader("ome-zarr", is_zarr, ZarrBackend),
+    Reader("openslide", _is_vendor, open_vendor),
     Reader("tiff", lambda _path, head: is_tiff(head), _open_tiff),
     Reader("picture", lambda _path, head: is_picture(head), PictureBackend),
 )

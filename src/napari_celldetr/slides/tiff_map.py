@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,21 +54,27 @@ class PositionedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
-        self.size = os.fstat(self._file.fileno()).st_size
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        # A viewer drops slides without closing them; the descriptor must go with the object.
+        self._finalizer = weakref.finalize(self, os.close, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
         self._lock = threading.Lock()
 
     def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes at `offset`; fewer at the end of the file."""
+        """`count` bytes at `offset`; fewer at the end of the file. `ValueError` once closed."""
+        if not self._finalizer.alive:
+            raise ValueError("read of a closed file")
+        if offset >= self.size:
+            return b""
         if hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), count, offset)
+            return os.pread(self._descriptor, count, offset)
         with self._lock:  # no pread on Windows
-            self._file.seek(offset)
-            return self._file.read(count)
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.read(self._descriptor, count)
 
     def close(self) -> None:
         """Give the descriptor back."""
-        self._file.close()
+        self._finalizer()
 
 
 @dataclass(frozen=True, slots=True)
