@@ -17,6 +17,8 @@ from napari_celldetr.slides.backend import Backend, Facts
 from napari_celldetr.slides.openslide_slide import OpenSlideBackend
 from napari_celldetr.slides.tiff_image import TiffImage
 from napari_celldetr.slides.tiff_map import PositionedFile, walk
+from napari_celldetr.slides.tiff_slide import SEGMENT_CACHE_BYTES
+from napari_celldetr.slides.tile_cache import TileCache
 
 
 class AperioBackend:
@@ -66,7 +68,9 @@ def _images_of_levels(file: PositionedFile, reference: OpenSlideBackend) -> list
     sizes = reference.facts.level_sizes
     if not all(size in tiled for size in sizes):
         return []
-    images = [TiffImage(tiled[s], background=reference.facts.background) for s in sizes]
+    cache = TileCache(SEGMENT_CACHE_BYTES)
+    background = reference.facts.background
+    images = [TiffImage(tiled[s], background=background, cache=cache) for s in sizes]
     # OpenSlide paints tiles of zero bytes from other levels; that is left to it.
     return images if all((image.counts != 0).all() for image in images) else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_celldetr.core.errors import SlideError
+from napari_celldetr.slides.alignment import Stored, relative_scale
 from napari_celldetr.slides.backend import Backend
 from napari_celldetr.slides.tile_cache import TileCache
 
@@ -42,6 +44,24 @@ class Pyramid:
         self._backend = backend
         self._cache = TileCache(CACHE_BYTES)
         self.levels = plan_levels(backend.facts.level_sizes)
+        self._scales: dict[int, tuple[float, float]] = {0: (1.0, 1.0)}
+
+    def scale(self, level: int) -> tuple[float, float]:
+        """Level-0 px (x, y) that one pixel of a level is. Measured on first use, see `alignment`.
+
+        `Level.scale` is the plain ratio of sizes, which other programs go by.
+        """
+        if level not in self._scales:
+            above = self.scale(level - 1)
+            if self.levels[level].real is None:
+                step = (2.0, 2.0)
+            else:
+                step = relative_scale(self._stored(level - 1), self._stored(level))
+            self._scales[level] = (above[0] * step[0], above[1] * step[1])
+        return self._scales[level]
+
+    def _stored(self, level: int) -> Stored:
+        return Stored(self.levels[level].size, partial(self.read, level))
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Pixels (height, width, 3) of a box inside a level. `SlideError` if unreadable."""

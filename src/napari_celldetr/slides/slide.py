@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 
@@ -141,7 +142,7 @@ class Slide:
     def render(self, region: Region, width: int, height: int) -> NDArray[np.uint8]:
         """`region` as a picture (height, width, 3), from the best level. `SlideError`."""
         level = self._best_level(region.width / width, region.height / height)
-        scale_x, scale_y = self._pyramid.levels[level].scale
+        scale_x, scale_y = self._pyramid.scale(level)
         x = Axis(region.x / scale_x, region.width / width / scale_x, width)
         y = Axis(region.y / scale_y, region.height / height / scale_y, height)
         rows = int(max(1, BLOCK_PX / (x.step * width * max(y.step, 1e-9))))
@@ -163,7 +164,25 @@ class Slide:
 
     def _block(self, level: int, x: Axis, y: Axis) -> NDArray[np.uint8]:
         (x0, x1), (y0, y1) = x.source_range, y.source_range
-        return resample(self.read_level(level, x0, y0, x1 - x0, y1 - y0), x, y)
+        pixels = self.read_level(level, x0, y0, x1 - x0, y1 - y0)
+        return resample(self._completed(pixels, level, x0, y0), x, y)
+
+    def _completed(
+        self, pixels: NDArray[np.uint8], level: int, x: int, y: int
+    ) -> NDArray[np.uint8]:
+        """`pixels` read at (x, y) of a level, its last row and column repeated to the slide's edge.
+
+        Writers drop the remainder of an odd side, so a coarse level may end a little early.
+        """
+        for axis, start in ((1, x), (0, y)):
+            side = self._pyramid.levels[level].size[1 - axis]
+            whole = math.ceil(self.size[1 - axis] / self._pyramid.scale(level)[1 - axis] - 1e-6)
+            last = side - 1 - start
+            if whole > side and 0 <= last < pixels.shape[axis] - 1:
+                pixels = pixels.copy()
+                seen = np.moveaxis(pixels, axis, 0)
+                seen[last + 1 : whole - start] = seen[last]
+        return pixels
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Pixels (height, width, 3) of a box of one level, in that level's own pixels.

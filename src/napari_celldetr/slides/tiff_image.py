@@ -35,9 +35,6 @@ BYTE_CODECS: dict[int, Callable[..., Any]] = {
 WEBP = 50001
 GREY_INVERTED, GREY, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 RAW_STRIP_BYTES = 4 * 2**20
-BIG_SEGMENT_PX = 2**20
-"""Segments from this size on are kept in a cache: reading many small regions of one huge strip
-must not decode it many times."""
 
 
 class TiffImage:
@@ -262,7 +259,7 @@ class TiffImage:
         seg_w, seg_h = self.segment_size
         width = min(seg_w, self.size[0] - column * seg_w)
         height = min(seg_h, self.size[1] - row * seg_h)
-        if self._cache is None or seg_w * seg_h < BIG_SEGMENT_PX:
+        if self._cache is None:
             return self._load(index, width, height)
         key = (id(self), index)
         return self._cache.get(key, lambda: self._load(index, width, height))

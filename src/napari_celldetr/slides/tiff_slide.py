@@ -16,7 +16,8 @@ from napari_celldetr.slides.tiff_image import TiffImage
 from napari_celldetr.slides.tiff_map import Directory, PositionedFile, walk
 from napari_celldetr.slides.tile_cache import TileCache
 
-SEGMENT_CACHE_BYTES = 320 * 2**20
+SEGMENT_CACHE_BYTES = 64 * 2**20
+"""Enough for the tiles that neighbouring regions share, halos included."""
 UM_PER_UNIT = {2: 25400.0, 3: 10000.0}
 ASPECT_TOLERANCE_PX = 1.5
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class TileCache:
-    """Arrays by key, together at most `limit_bytes`.
+    """Arrays by key, together at most `limit_bytes`, or the newest alone where it is larger.
 
     Ours instead of dask's global cache, which takes a quarter of the machine's memory.
     """
@@ -36,10 +36,10 @@ class TileCache:
         made = make()
         made.flags.writeable = False
         with self._lock:
-            if key not in self._items and made.nbytes <= self.limit_bytes:
+            if key not in self._items:
                 self._items[key] = made
                 self._bytes += made.nbytes
-            while self._bytes > self.limit_bytes:
+            while self._bytes > self.limit_bytes and len(self._items) > 1:
                 _, old = self._items.popitem(last=False)
                 self._bytes -= old.nbytes
         return made
