@@ -164,7 +164,8 @@ def random_crop(
     else:
         scale, matrix = 1.0, turn
     height, width = field.image.shape[:2]
-    centre = np.array([_place(width, size / scale, rng), _place(height, size / scale, rng)])
+    spread = float(np.abs(matrix[0]).sum()) * scale  # 1 unturned, √2 on the diagonal
+    centre = np.array([_place(n, size / scale, spread, rng) for n in (width, height)])
     if free:
         image, valid = _warp(field.image, matrix, centre, size)
     else:
@@ -193,8 +194,14 @@ def _quarter_turn(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.array([[a, 0], [0, b]] if rng.random() < 0.5 else [[0, a], [b, 0]], np.float64)
 
 
-def _place(length: int, covered: float, rng: np.random.Generator) -> float:
-    """Centre of an interval of `covered` px inside `length`, or over it when it is longer."""
+def _place(length: int, covered: float, spread: float, rng: np.random.Generator) -> float:
+    """Centre of a crop of `covered` px on a line of `length`: inside it, or over it if longer.
+
+    A turned crop reaches less far along the axes than its side; a field smaller than it is
+    kept off its corners by `spread`, or it could be turned out of sight.
+    """
+    if covered > length:
+        covered = max(length, covered / spread)
     low, high = sorted((covered / 2, length - covered / 2))
     return float(rng.uniform(low, high))
 
