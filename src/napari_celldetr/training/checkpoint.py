@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -55,14 +55,19 @@ def load_checkpoint(
 ) -> int:
     """Restore a run; returns the step it had reached, 0 when there is nothing to restore.
 
-    Raises `JobError` when the checkpoint is of a run with other settings.
+    Raises `JobError` when the checkpoint is damaged or of a run with other settings.
     """
     path = folder / NAME
     if not path.is_file():
         return 0
-    with safe_open(path, framework="pt") as file:
-        meta = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        step = int(meta["step"])
+        json.loads(meta["config"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
     if not _same_run(meta["config"], config):
         raise JobError(
             f"The folder {folder.name!r} holds a run with other settings.",
@@ -70,12 +75,24 @@ def load_checkpoint(
             found=_first_difference(meta["config"], config),
             remedy="choose another output folder, or start over with --fresh",
         )
-    for prefix, module in (("model", model), ("average", average)):
-        start = len(prefix) + 1
-        state = {k[start:]: v for k, v in tensors.items() if k.startswith(prefix + ".")}
-        module.load_state_dict(state, strict=True)
-    _restore_optimizer(optimizer, tensors)
-    return int(meta["step"])
+    try:
+        for prefix, module in (("model", model), ("average", average)):
+            start = len(prefix) + 1
+            state = {k[start:]: v for k, v in tensors.items() if k.startswith(prefix + ".")}
+            module.load_state_dict(state, strict=True)
+        _restore_optimizer(optimizer, tensors)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise _unreadable(folder, error) from error
+    return step
+
+
+def _unreadable(folder: Path, error: Exception) -> JobError:
+    return JobError(
+        f"The checkpoint in {folder.name!r} cannot be continued.",
+        expected=f"a complete {NAME} of this version",
+        found=f"{type(error).__name__}: {str(error)[:200]}",
+        remedy="choose another output folder, or start over with --fresh",
+    )
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -48,7 +49,8 @@ def _parse_one(word: str) -> DataSpec:
         spec = DataSpec(kind, Path(folder), float(mpp), float(weight), plain != word)
     except ValueError:
         spec = DataSpec("", Path(), 0.0, 0.0)
-    if spec.kind not in ("points", "instances") or not folder or spec.mpp <= 0 or spec.weight <= 0:
+    numbers_ok = all(math.isfinite(v) and v > 0 for v in (spec.mpp, spec.weight))
+    if spec.kind not in ("points", "instances") or not folder or not numbers_ok:
         raise ConfigError(
             "A data set is named in a way that cannot be read.",
             expected=_SPEC,

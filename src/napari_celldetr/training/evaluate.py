@@ -85,8 +85,8 @@ def evaluate(
     if predictor is None:
         predictor = load_model(config.model, device=config.device, flips=config.flips)
     card = predictor.card
-    # Where classes are measured and not predicted, the data's own classes do not apply.
-    names = () if card.class_rule else card.class_names
+    # Where classes are measured, or only nuclei are found, the data's own do not apply.
+    names = () if card.class_rule or len(card.class_names) < 2 else card.class_names
     sets = [(spec, _fields(config, spec, names)) for spec in parse_data(config.data)]
     total = sum(len(fields) for _, fields in sets)
     threshold = card.threshold if config.threshold is None else config.threshold
@@ -103,7 +103,7 @@ def evaluate(
             done += 1
             yield Progress(done, total, field.name, seconds=time.monotonic() - started)
         labelled = any((f.class_ids >= 0).any() for f in fields)
-        scores[spec.folder.name] = point_scores(
+        scores[_name(spec, scores)] = point_scores(
             items,
             config.radius_um / card.mpp,
             class_names=card.class_names if labelled else (),
@@ -122,9 +122,20 @@ def evaluate(
     )
 
 
+def _name(spec: DataSpec, taken: dict[str, PointScores]) -> str:
+    # The folder's name; sets whose folders are called alike are told apart.
+    name, folder = spec.folder.name, spec.folder.resolve()
+    while name in taken and folder.parent != folder:
+        folder = folder.parent
+        name = f"{folder.name}/{name}"
+    return name
+
+
 def _fields(config: EvaluateConfig, spec: DataSpec, names: tuple[str, ...]) -> list[Field]:
     split = None if config.split == "all" else config.split
     fields = load_fields(spec, class_names=names, split=split)
+    # On a field that is not annotated throughout, a found cell may well be right.
+    fields = [f for f in fields if f.complete]
     wanted = {g.strip() for g in config.groups.split(",") if g.strip()}
     if not wanted:
         return fields

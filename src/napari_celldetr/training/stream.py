@@ -27,6 +27,7 @@ from napari_celldetr.training.datasets import (
     Field,
     load_instances_folder,
     load_points_folder,
+    read_split,
     resample,
 )
 
@@ -59,12 +60,19 @@ def load_fields(
 
 
 def load_pools(config: TrainConfig) -> list[Pool]:
-    """All training fields at the model's µm/px, held-out groups left out."""
+    """All training fields at the model's µm/px, held-out groups left out.
+
+    Raises `DataError` when a group to hold out is not there, or nothing else is.
+    """
     pools = []
+    known: set[str] = set()
     for spec in parse_data(config.data):
         split = "train" if (spec.folder / "split.csv").is_file() else None
         fields = load_fields(spec, class_names=config.data_classes, split=split)
-        kept = [resample(f, config.mpp) for f in fields if f.group not in config.held_out]
+        known |= {f.group for f in fields} | {p for p, _ in read_split(spec.folder).values()}
+        # A field nobody annotated teaches nothing and would only take up draws.
+        useful = [f for f in fields if f.complete or len(f)]
+        kept = [resample(f, config.mpp) for f in useful if f.group not in config.held_out]
         if not kept:
             raise DataError(
                 f"Nothing is left of the data set {spec.folder.name!r}.",
@@ -73,6 +81,15 @@ def load_pools(config: TrainConfig) -> list[Pool]:
                 remedy="hold out fewer groups",
             )
         pools.append(Pool(spec, tuple(kept)))
+    absent = config.held_out - known
+    if absent:
+        # A group misspelt would be trained on.
+        raise DataError(
+            "Groups to hold out are in none of the data sets.",
+            expected="groups out of " + ", ".join(sorted(known)[:20]),
+            found=", ".join(sorted(absent)),
+            remedy="name the groups as the data sets do",
+        )
     return pools
 
 

@@ -8,12 +8,12 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from napari_celldetr import __version__
 from napari_celldetr.core.config import check, to_json
@@ -81,7 +81,7 @@ class _Run:
     ) -> None:
         self.config, self.model, self.device, self.pools = config, model, device, pools
         model.to(memory_format=torch.channels_last).train()
-        # The gather of embedding_bag is faster forwards, but its backward pass is slower.
+        # The fast form's gradient is the reference's, so forwards it would only be extra work.
         model.set_backend("grid_sample")
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.groups = _parameter_groups(config, model)
@@ -103,17 +103,12 @@ class _Run:
         image = image.contiguous(memory_format=torch.channels_last)
         loss, parts = self.criterion(self.model, image, to_device(targets, self.device))
         if not math.isfinite(float(loss.detach())):
-            raise JobError(
-                f"The loss is not a number at step {number}.",
-                expected="a finite loss",
-                found=json.dumps(parts),
-                remedy="lower the learning rates, or check the annotations; the last checkpoint "
-                "is kept",
-            )
+            raise _not_a_number("loss", number, parts)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        for group in self.groups:
-            nn.utils.clip_grad_norm_(group["params"], self.config.clip)
+        norms = [nn.utils.clip_grad_norm_(g["params"], self.config.clip) for g in self.groups]
+        if not all(math.isfinite(float(norm)) for norm in norms):
+            raise _not_a_number("gradient", number, parts)
         self.optimizer.step()
         self._update_average(number)
         return {"loss": float(loss.detach()), **parts}
@@ -135,10 +130,20 @@ class _Run:
             kept.copy_(now)
 
 
+def _not_a_number(what: str, step: int, parts: dict[str, float]) -> JobError:
+    return JobError(
+        f"The {what} is not a number at step {step}.",
+        expected=f"a finite {what}",
+        found=json.dumps(parts),
+        remedy="lower the learning rates, or check the annotations; the last checkpoint is kept",
+    )
+
+
 def _loop(run: _Run, folder: Path, first: int) -> Iterator[Progress]:
     config = run.config
     started = time.monotonic()
     batches = iter(_batches(config, run.pools, first))
+    _trim_log(folder / LOG, first)
     with (folder / LOG).open("a", encoding="utf-8") as log:
         for number in range(first, config.steps):
             image, targets = next(batches)
@@ -155,6 +160,12 @@ def _loop(run: _Run, folder: Path, first: int) -> Iterator[Progress]:
                 f"step {number + 1} of {config.steps}, loss {parts['loss']:.3f}",
                 seconds=seconds,
             )
+
+
+def _trim_log(path: Path, steps: int) -> None:
+    # Steps after the checkpoint are done again: one line a step, of one run.
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    path.write_text("".join(f"{line}\n" for line in lines[:steps]), encoding="utf-8")
 
 
 def _save(run: _Run, folder: Path, step: int) -> None:
@@ -174,8 +185,9 @@ def _batches(
         augmentation=Augmentation(),
     )
     rest = Subset(stream, range(first * config.batch, len(stream)))
+    # The loader's items are what `collate` makes of the stream's.
     return DataLoader(
-        rest,
+        cast("Dataset[tuple[Tensor, list[Targets]]]", rest),
         batch_size=config.batch,
         num_workers=config.workers,
         collate_fn=collate,
