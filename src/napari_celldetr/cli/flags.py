@@ -37,6 +37,8 @@ def add_config_flags(parser: argparse.ArgumentParser, config: type) -> None:
 def config_from(args: argparse.Namespace, config: type[C]) -> C:
     """The config that the flags ask for; what was not given keeps its default."""
     given = {s.name: getattr(args, s.name) for s in describe(config)}
+    # argparse collects several values in a list; a frozen config holds a tuple.
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     return from_mapping(config, {k: v for k, v in given.items() if v is not None})
 
 

@@ -66,8 +66,8 @@ def _levels(slide: Slide) -> str:
     stored = slide.real_levels
     sizes = [(*slide.level_sizes[i], slide.downsamples[i]) for i in stored]
     text = ", ".join(f"{w} × {h} (1/{step:g})" for w, h, step in sizes)
-    made = len(slide.level_sizes) - len(stored)
-    return text + (f"; {made} more are made when needed" if made else "")
+    lazy = len(slide.level_sizes) > len(stored)
+    return text + ("; smaller ones are made when needed" if lazy else "")
 
 
 def _physical(size: tuple[int, int], mpp: tuple[float, float] | None) -> str:
