@@ -1,0 +1,38 @@
+"""Every example runs and says what it promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+SAYS = {
+    "detect_to_table": ("cells: {", "sure.geojson"),
+    "own_model": ("blobs;", "cells were drawn"),
+    "read_a_region": ("(150, 200, 3)", "tissue in it:"),
+}
+"""What each prints; a new example needs a line here."""
+
+NEEDS_MODEL = {"detect_to_table": "celldetr-he"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_example(path, tmp_path):
+    model = NEEDS_MODEL.get(path.stem)
+    if model is not None and not (ROOT / "models" / model / "card.json").is_file():
+        pytest.skip(f"the model {model} is not in this checkout")
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", str(path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ran.returncode == 0, ran.stderr
+    for text in SAYS[path.stem]:
+        assert text in ran.stdout
