@@ -5,20 +5,17 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import time
 import warnings
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from fakes import FakePredictor, cell_field
+from fakes import FakePredictor, Faults, cell_field
 
+sys.path.insert(0, os.path.dirname(__file__))
 with warnings.catch_warnings():
     # napari's own imports raise deprecation warnings of its dependencies.
     warnings.simplefilter("ignore")
-    import napari
-    import napari.layers
-    import napari.viewer
+    from viewer_fakes import FakeModels, slide_image
 
 HAS_DISPLAY = sys.platform != "linux" or any(
     os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
@@ -45,41 +42,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="no display: run under xvfb-run"))
 
 
-@dataclass
-class FakeModels:
-    """Hands out one predictor; `load_seconds` is how long loading takes."""
-
-    predictor: FakePredictor = field(default_factory=FakePredictor)
-    load_seconds: float = 0.0
-    error: Exception | None = None
-
-    def cards(self):
-        return [self.predictor.card]
-
-    def load(self, name, *, device, flips):
-        assert name == self.predictor.card.name
-        time.sleep(self.load_seconds)
-        if self.error is not None:
-            raise self.error
-        return self.predictor
-
-
 SMALL = {"tile_px": 256, "halo_px": 32, "tissue_only": False}
 
 
 @pytest.fixture
 def field_image():
-    """A drawn field (1100, 1500, 3) with a cell about every 24 px."""
-    return cell_field()
-
-
-def slide_image(pixels, *, mpp=0.5, **options):
-    """A layer of pixels without a file, in µm unless `mpp` is None."""
-    units = ("pixel", "pixel") if mpp is None else ("um", "um")
-    scale = (1, 1) if mpp is None else (mpp, mpp)
-    return napari.layers.Image(
-        pixels, rgb=True, scale=scale, units=units, axis_labels=("y", "x"), name="slide", **options
-    )
+    """A drawn field (720, 960, 3) with a cell about every 24 px."""
+    return cell_field((960, 720))
 
 
 @pytest.fixture
@@ -130,8 +99,6 @@ def notes(monkeypatch):
 @pytest.fixture
 def slow_models():
     """A model that takes a while for each batch, for tests that interrupt it."""
-    from fakes import Faults
-
     return FakeModels(FakePredictor(faults=Faults(seconds=0.05)))
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from conftest import slide_image
 from napari.components import ViewerModel
 from tables import NAMES, random_table, table_of
+from viewer_fakes import slide_image
 
 from napari_celldetr.core.regions import Region, TileGrid
 from napari_celldetr.gui.layers import CELLS_KEY, Frame

@@ -90,8 +90,6 @@ def write_cells(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     The whole table above the score is written, not only what is drawn. Raises `ExportError` for
     points that do not come from *Detect cells*.
     """
-    from napari_celldetr.pipeline.export import export
-
     store = attributes.get("metadata", {}).get(CELLS_KEY)
     if not isinstance(store, CellStore):
         raise ExportError(
@@ -100,7 +98,7 @@ def write_cells(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
             found=str(attributes.get("name", "another layer")),
             remedy="choose that layer, or save these points with napari's own CSV writer",
         )
-    export(store.kept(), path, overwrite=True)
+    store.write(path)
     return [path]
 
 

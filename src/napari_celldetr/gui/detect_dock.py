@@ -32,16 +32,19 @@ from qtpy.QtWidgets import (
 
 from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.config import DetectConfig, from_mapping
+from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import CellDETRError, ConfigError
 from napari_celldetr.core.progress import Progress, TileEvent
-from napari_celldetr.core.regions import Region
+from napari_celldetr.core.regions import Region, Tile
 from napari_celldetr.gui.detect_job import (
     DetectRequest,
     DetectResult,
     LoadedModels,
     detect_job,
+    export_job,
+    merge_job,
 )
-from napari_celldetr.gui.layers import Frame, rectangle_world
+from napari_celldetr.gui.layers import BOUNDS_KEY, Frame, rectangle_world
 from napari_celldetr.gui.overlay import Overlay, camera_of, view_of
 from napari_celldetr.gui.panel import ConfigForm, JobRunner, RunBar, narrow_form, wrapped_label
 from napari_celldetr.gui.sources import is_slide_layer, source_of_layer
@@ -54,6 +57,7 @@ REPAINT_MS = 300
 """While tiles stream in, points and boxes are renewed this often."""
 RECOUNT_MS = 40
 SLIDER_STEPS = 100
+SMALLEST_MPP = 0.1
 
 VIEWPORT, DRAWN, WHOLE = "viewport", "drawn", "whole"
 REGION_LAYER = "Region to analyse"
@@ -82,10 +86,12 @@ class DetectDock(QWidget):
         self._run_layer: Any = None
         self._request: DetectRequest | None = None
         self._within: Region | None = None
-        self._cores: list[Region] = []
+        self._tiles: list[tuple[Tile, Detections]] = []
         self._report: Any = None
         self._mpp: tuple[float, float] | None = None
         self._slides: list[Any] = []
+        self._target = Path()
+        self._ended = ""
         self._build()
         self._connect()
         self._list_models()
@@ -206,6 +212,11 @@ class DetectDock(QWidget):
         self.runner.finished.connect(self._on_finished)
         self.runner.failed.connect(self._on_failed)
         self.runner.stopped.connect(self._on_stopped)
+        self.joiner = JobRunner(self)
+        self.joiner.finished.connect(self._on_joined)
+        self.exporter = JobRunner(self)
+        self.exporter.finished.connect(self._on_exported)
+        self.exporter.failed.connect(self._on_export_failed)
         self._rest = single_shot(self, REST_MS, self._refresh)
         self._repaint = single_shot(self, REPAINT_MS, self._refresh)
         self._recount = single_shot(self, RECOUNT_MS, self._show_counts)
@@ -231,7 +242,8 @@ class DetectDock(QWidget):
 
     def shut_down(self) -> None:
         """Stop everything this dock started and stop listening to the viewer."""
-        self.runner.abandon()
+        for runner in (self.runner, self.joiner, self.exporter):
+            runner.abandon()
         for timer in (self._rest, self._repaint, self._recount):
             timer.stop()
         layers, camera = self.viewer.layers, camera_of(self.viewer)
@@ -243,7 +255,7 @@ class DetectDock(QWidget):
             self.overlay.close()
             self.overlay = None
         self._run_layer = None
-        self._slides = []
+        self._slides, self._tiles = [], []
 
     # Slides and models ------------------------------------------------------------------
 
@@ -309,21 +321,19 @@ class DetectDock(QWidget):
         self._check_ready()
 
     def _check_ready(self, _value: float = 0.0) -> None:
-        if self.runner.running:
-            return
-        missing = self._missing()
-        self.run_bar.show_idle(missing or self.run_bar.status.text(), can_run=not missing)
-        if not missing and self.run_bar.status.text() in _MISSING_TEXTS:
-            self.run_bar.show_idle("")
+        if not self.runner.running:
+            missing = self._missing()
+            said = " ".join(text for text in (self._ended, missing) if text)
+            self.run_bar.show_idle(said, can_run=not missing)
 
     def _missing(self) -> str:
         layer = self.slide_layer()
         if layer is None:
-            return _MISSING_TEXTS[0]
+            return "Open a slide to start."
         if self.model_box.currentData() is None:
-            return _MISSING_TEXTS[1]
-        if Frame.of_layer(layer).mpp is None and self.mpp_spin.value() < 0.1:
-            return _MISSING_TEXTS[2]
+            return "Without a model nothing can be detected."
+        if Frame.of_layer(layer).mpp is None and self.mpp_spin.value() < SMALLEST_MPP:
+            return "Enter the pixel size to start."
         return ""
 
     # Where ------------------------------------------------------------------------------
@@ -403,12 +413,12 @@ class DetectDock(QWidget):
             self._start(self.slide_layer())
         except CellDETRError as error:
             show_error(str(error))
-            self.run_bar.show_idle(error.message)
+            self._end(error.message)
 
     def _start(self, layer: Any) -> None:
         frame = self._frame(layer)
-        config = self._config(frame)
-        source = source_of_layer(layer, mpp=config.mpp or frame.mpp)
+        config = self._config()
+        source = source_of_layer(layer, mpp=frame.mpp)
         width, height = source.size
         bounds = Region(0, 0, width, height)
         region = self._region(frame, bounds)
@@ -420,9 +430,11 @@ class DetectDock(QWidget):
             first=view.region.centre if view is not None else region.centre,
             workspace=self.workspace,
         )
-        self._within, self._cores, self._report = region, [], None
+        self._within, self._tiles, self._report = region, [], None
         self._card, self._mpp, self._run_layer = self.model_box.currentData(), frame.mpp, layer
-        self._new_overlay(frame, source.size, layer.name)
+        self._new_overlay(frame, source.size, layer)
+        self.joiner.abandon()
+        self._ended = ""
         self.run_bar.show_busy("Loading the model…")
         request, models = self._request, self.models
         self.runner.start(lambda: detect_job(request, models))
@@ -430,7 +442,7 @@ class DetectDock(QWidget):
     def _frame(self, layer: Any) -> Frame:
         """The slide's frame; a pixel size entered by the user is given to its layer as well."""
         frame = Frame.of_layer(layer)
-        if frame.mpp is not None or self.mpp_spin.value() < 0.1:
+        if frame.mpp is not None or self.mpp_spin.value() < SMALLEST_MPP:
             return frame
         size = self.mpp_spin.value()
         layer.scale = tuple(size * s for s in frame.scale)
@@ -438,13 +450,11 @@ class DetectDock(QWidget):
         self.viewer.reset_view()
         return Frame.of_layer(layer)
 
-    def _config(self, frame: Frame) -> DetectConfig:
+    def _config(self) -> DetectConfig:
         values = {**self.form.values(), "model": self.model_box.currentData().name}
-        if self.mpp_spin.isVisibleTo(self) and self.mpp_spin.value() >= 0.1:
-            values["mpp"] = round(self.mpp_spin.value(), 4)
         return from_mapping(DetectConfig, values)
 
-    def _new_overlay(self, frame: Frame, size: tuple[int, int], name: str) -> None:
+    def _new_overlay(self, frame: Frame, size: tuple[int, int], slide: Any) -> None:
         if self.overlay is not None:
             old = self.overlay.layers
             self.overlay.close()
@@ -452,14 +462,19 @@ class DetectDock(QWidget):
                 if layer in self.viewer.layers:
                     self.viewer.layers.remove(layer)
         card = self._card
-        store = CellStore(tuple(card.class_names), threshold=card.threshold)
+        store = CellStore(
+            tuple(card.class_names),
+            threshold=card.threshold,
+            colors=card.class_colors,
+            bounds=slide.metadata.get(BOUNDS_KEY),
+        )
         self.overlay = Overlay(
             self.viewer,
             store=store,
             frame=frame,
             size=size,
             colors=card.class_colors,
-            name=f"{Path(name).stem} cells",
+            name=f"{Path(slide.name).stem} cells",
         )
         self.slider.blockSignals(True)
         self.slider.setRange(round(card.score_floor * SLIDER_STEPS), SLIDER_STEPS - 1)
@@ -491,7 +506,7 @@ class DetectDock(QWidget):
         if event.detections is None:
             self.overlay.fail_tile(event.tile)
             return
-        self._cores.append(event.tile.core)
+        self._tiles.append((event.tile, event.detections))
         self.overlay.add_tile(event.detections)
 
     def _on_finished(self, result: DetectResult) -> None:
@@ -499,25 +514,37 @@ class DetectDock(QWidget):
         if self.overlay is not None:
             self.overlay.replace(result.table, result.raster)
             found = sum(self.overlay.store.counts().values())
-            self.run_bar.show_idle(f"Done: {found:,} cells.")
-        self._refresh()
-        self._show_counts()
+            self._end(f"Done: {found:,} cells.")
         if getattr(self._report, "failed", False):
             show_warning(gaps(self._report)[0])
-        self._check_ready()
 
     def _on_failed(self, error: CellDETRError) -> None:
-        self.run_bar.show_idle(f"Stopped: {error.message}")
         show_error(str(error))
+        self._end_early(f"Stopped: {error.message}")
+
+    def _on_stopped(self) -> None:
+        self._end_early("Cancelled. Finished tiles are kept; run again to go on.")
+
+    def _end(self, text: str) -> None:
+        self._ended = text
         self._refresh()
         self._show_counts()
         self._check_ready()
 
-    def _on_stopped(self) -> None:
-        self.run_bar.show_idle("Cancelled. Finished tiles are kept; run again to go on.")
-        self._refresh()
-        self._show_counts()
-        self._check_ready()
+    def _end_early(self, text: str) -> None:
+        """Show what there is, and join its seams in the background."""
+        self._end(text)
+        if self.overlay is None or not self._tiles:
+            return
+        tiles, card = list(self._tiles), self._card
+        frame, size = self.overlay.frame, self.overlay.raster.size
+        self.joiner.start(lambda: merge_job(tiles, frame, size, card))
+
+    def _on_joined(self, result: DetectResult) -> None:
+        if self.overlay is not None and not self.runner.running:
+            self.overlay.replace(result.table, result.raster)
+            self._refresh()
+            self._show_counts()
 
     # Results ----------------------------------------------------------------------------
 
@@ -543,7 +570,8 @@ class DetectDock(QWidget):
             return
         area = None
         if self._within is not None:
-            area = area_mm2(analysed_px(self._cores, self._within), self._mpp)
+            cores = [tile.core for tile, _ in self._tiles]
+            area = area_mm2(analysed_px(cores, self._within), self._mpp)
         colors = dict(zip(self._card.class_names, self._card.class_colors, strict=True))
         fill_counts(self.table, class_rows(self.overlay.store.counts(), area_mm2=area), colors)
         said = gaps(self._report) if self._report is not None else []
@@ -563,24 +591,25 @@ class DetectDock(QWidget):
 
     def export_to(self, path: str | Path) -> None:
         """Write the cells above the threshold; says where, or why not, in a notification."""
-        from napari_celldetr.pipeline.export import export
-
-        if self.overlay is None:
+        if self.overlay is None or self.exporter.running:
             return
-        cells = self.overlay.store.kept()
-        try:
-            export(cells, path, overwrite=True)
-        except CellDETRError as error:
-            show_error(str(error))
-            return
-        show_info(f"{len(cells):,} cells written to {Path(path).name}")
+        store, target = self.overlay.store, Path(path)
+        self.export_button.setEnabled(False)
+        self.export_button.setText("Writing…")
+        self._target = target
+        self.exporter.start(lambda: export_job(store, target))
 
+    def _on_exported(self, cells: int) -> None:
+        self._export_over()
+        show_info(f"{cells:,} cells written to {self._target.name}")
 
-_MISSING_TEXTS = (
-    "Open a slide to start.",
-    "No model is installed.",
-    "Enter the pixel size to start.",
-)
+    def _on_export_failed(self, error: CellDETRError) -> None:
+        self._export_over()
+        show_error(str(error))
+
+    def _export_over(self) -> None:
+        self.export_button.setText("Export…")
+        self._show_counts()
 
 
 def short_combo(tooltip: str) -> QComboBox:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from napari_celldetr.core.config import DetectConfig
 from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.merge import merge
 from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
-from napari_celldetr.core.regions import Region
+from napari_celldetr.core.regions import Region, Tile
+from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.raster import CellRaster
+from napari_celldetr.gui.store import CellStore
 
 
 class SlideSource(Protocol):
@@ -89,6 +93,28 @@ def detect_job(request: DetectRequest, models: Models) -> Job[DetectResult]:
     for level in raster.levels:
         level.paint(table)
     return DetectResult(table, raster, report)
+
+
+def merge_job(
+    tiles: Sequence[tuple[Tile, Detections]], frame: Frame, size: tuple[int, int], card: Any
+) -> Job[DetectResult]:
+    """Join the tiles of a run that was stopped, so that no cell on a seam counts twice."""
+    from napari_celldetr.pipeline.tiles import SLACK_MODEL_PX
+
+    yield Progress(0, 0, "Joining the finished tiles…")
+    raster = CellRaster(size, mpp=frame.mpp[0] if frame.mpp else None)
+    mpp = frame.mpp or (card.mpp, card.mpp)
+    slack = SLACK_MODEL_PX * card.mpp / math.sqrt(mpp[0] * mpp[1])
+    table = merge(tiles, slack_px=slack)
+    for level in raster.levels:
+        level.paint(table)
+    return DetectResult(table, raster)
+
+
+def export_job(store: CellStore, path: Path) -> Job[int]:
+    """Write the kept cells to a file; returns how many."""
+    yield Progress(0, 0, f"Writing {path.name}…")
+    return store.write(path)
 
 
 def _detect(

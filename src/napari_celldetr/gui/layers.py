@@ -20,6 +20,8 @@ from napari_celldetr.core.regions import Region, Tile
 HALF = 0.5
 AXES = ("y", "x")
 SLIDE_KEY = "celldetr_slide"
+BOUNDS_KEY = "celldetr_bounds"
+MPP_KEY = "celldetr_mpp"
 CELLS_KEY = "celldetr_cells"
 
 _MICROMETRES = {"um", "µm", "μm", "micrometer", "micrometre", "micron", "microns"}
@@ -120,7 +122,11 @@ def slide_layer(slide: Any) -> tuple[Any, dict[str, Any], str]:
         "rgb": True,
         "multiscale": is_pyramid,
         "interpolation2d": "linear",
-        "metadata": {SLIDE_KEY: str(slide.path)},
+        "metadata": {
+            SLIDE_KEY: str(slide.path),
+            BOUNDS_KEY: slide.bounds,
+            MPP_KEY: slide.mpp,
+        },
     }
     return levels if is_pyramid else levels[0], options, "image"
 

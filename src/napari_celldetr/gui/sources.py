@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from napari.layers import Image
 from numpy.typing import NDArray
 
-from napari_celldetr.gui.layers import SLIDE_KEY
+from napari_celldetr.gui.layers import MPP_KEY, SLIDE_KEY
 from napari_celldetr.slides.backend import Facts
 from napari_celldetr.slides.pixels import to_rgb
 from napari_celldetr.slides.slide import Slide
@@ -32,15 +33,17 @@ def levels_of(layer: Any) -> list[Any]:
     return list(layer.data) if layer.multiscale else [layer.data]
 
 
-def source_of_layer(layer: Any, *, mpp: float | tuple[float, float] | None) -> Any:
+def source_of_layer(layer: Any, *, mpp: tuple[float, float] | None) -> Any:
     """How a job gets at the pixels of a layer; `mpp` is what the layer's scale says, in µm/px."""
     levels = levels_of(layer)
     size = (int(levels[0].shape[1]), int(levels[0].shape[0]))
     path = layer.metadata.get(SLIDE_KEY)
-    if path is not None and Path(path).exists():
-        return FileSource(Path(path), size)
-    pair = (mpp, mpp) if isinstance(mpp, int | float) else mpp
-    return LayerSource(layer.name, tuple(levels), size, pair)
+    if path is None or not Path(path).exists():
+        return LayerSource(layer.name, tuple(levels), size, mpp)
+    # What the file says is left to the file; a pixel size the user gave replaces it.
+    said = layer.metadata.get(MPP_KEY)
+    given = None if mpp is None or mpp == said else math.sqrt(mpp[0] * mpp[1])
+    return FileSource(Path(path), size, given)
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,14 @@ class FileSource:
 
     path: Path
     size: tuple[int, int]
+    mpp: float | None = None
 
     def open(self) -> Slide:
         """The open slide; `SlideError` when it cannot be opened."""
         from napari_celldetr.slides.readers import open_slide
 
         # It was probed when the viewer opened it.
-        return open_slide(self.path, probe=False)
+        return open_slide(self.path, mpp=self.mpp, probe=False)
 
 
 @dataclass(frozen=True)

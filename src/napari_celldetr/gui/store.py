@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,10 +57,13 @@ class CellStore:
 
     `threshold` decides which cells are kept; moving it never loses a cell. Tiles are added as
     they are finished (`add`), the merged table takes their place at the end (`replace`).
+    `colors` of the classes and the slide's scanned `bounds` are what a file needs besides.
     """
 
     class_names: tuple[str, ...]
     threshold: float = 0.5
+    colors: tuple[tuple[int, int, int], ...] = ()
+    bounds: Region | None = None
     parts: list[_Part] = field(default_factory=list)
     merged: Detections | None = None
 
@@ -105,6 +109,15 @@ class CellStore:
         if not tables:
             return Detections.empty(self.class_names)
         return concatenate(tables).above(self.threshold).ordered()
+
+    def write(self, path: str | Path) -> int:
+        """Export all kept cells; how many. `ExportError` when the file cannot be written."""
+        from napari_celldetr.pipeline.export import export
+
+        cells = self.kept()
+        colors = dict(zip(self.class_names, self.colors, strict=False))
+        export(cells, path, slide=self if self.bounds else None, colors=colors)
+        return len(cells)
 
 
 def _chunks(table: Detections) -> Iterable[Detections]:
