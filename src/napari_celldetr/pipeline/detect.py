@@ -309,6 +309,7 @@ class _Run:
             for future in engine.run(batches_of(todo, engine.batch_size)):
                 results = yield from self._await(future, report, engine)
                 ledger.commit(results)
+                engine.recorded()
                 report, events = self._tally(report, results)
                 report = replace(report, device=engine.device)
                 yield self.progress(report, events=events, message="detecting")

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
+from threading import Event, Semaphore
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,8 @@ class Engine:
         self._limit = 1
         self._model_failures = 0
         self._stop = Event()
+        # The network waits until its last batch is recorded: a kill costs one batch, not more.
+        self._recorded = Semaphore(1)
         self._readers = ThreadPoolExecutor(config.prefetch, thread_name_prefix="celldetr-read")
         self._network = ThreadPoolExecutor(1, thread_name_prefix="celldetr-network")
 
@@ -104,6 +106,10 @@ class Engine:
         while under_way:
             yield under_way.popleft()
 
+    def recorded(self) -> None:
+        """Say that the last result is on disk, so that the next batch may begin."""
+        self._recorded.release()
+
     def _load(self, loader: Callable[[], Predictor]) -> None:
         self._predictor = _guarded(loader)
         self._limit = self.batch_size
@@ -125,6 +131,8 @@ class Engine:
                 results.append(TileResult(tile.index, FAILED, pixels))
             else:
                 good.append((tile, pixels))
+        while not self._recorded.acquire(timeout=0.1):
+            self._refuse_stopped()
         predictions = self._predict([pixels for _, (pixels, _) in good])
         for (tile, pixels), prediction in zip(good, predictions, strict=True):
             results.append(self._finish(tile, pixels, prediction))
@@ -134,8 +142,7 @@ class Engine:
         """Predictions in order, or reasons; as many at once as memory has allowed so far."""
         found: list[TilePrediction | str] = []
         while len(found) < len(tiles):
-            if self._stop.is_set():
-                raise JobError("The run was stopped.")
+            self._refuse_stopped()
             part = tiles[len(found) : len(found) + self._limit]
             try:
                 found += self._predict_once(part)
@@ -143,6 +150,10 @@ class Engine:
                 if not self._back_off(len(part)):
                     found.append("out of memory, even for one tile on the CPU")
         return found
+
+    def _refuse_stopped(self) -> None:
+        if self._stop.is_set():
+            raise JobError("The run was stopped.")
 
     def _predict_once(self, part: list[NDArray[np.uint8]]) -> Sequence[TilePrediction | str]:
         assert self._predictor is not None, "load() comes before run()"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import ModelError
+from napari_celldetr.slides.stain import H_DAB, optical_density
 
 DAB, HEMATOXYLIN = "dab_od_mean", "hematoxylin_od_mean"
 DIAMETER, AREA = "diameter_um", "area_um2"
@@ -38,25 +38,13 @@ def stain_columns(tile: NDArray[np.uint8], boxes: NDArray[Any]) -> dict[str, NDA
     boxes : (N, 4)
         xyxy in tile px. Only pixels inside the tile count; a cell without any gets 0.
     """
+    boxes = np.asarray(boxes, np.float64)
     means = np.zeros((2, len(boxes)), np.float32)
-    lookup = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
-    matrix = _unmixing()
+    matrix = np.linalg.inv(H_DAB)[:, :2].astype(np.float32)
     for members, rows, columns, weight in _ellipses(boxes, tile.shape[:2]):
-        density = np.einsum("nhwc,nhw->nc", lookup[tile[rows, columns]], weight) @ matrix
+        density = np.einsum("nhwc,nhw->nc", optical_density(tile[rows, columns]), weight) @ matrix
         means[:, members] = (density / np.maximum(weight.sum(axis=(1, 2)), 1)[:, None]).T
     return {HEMATOXYLIN: means[0], DAB: means[1]}
-
-
-@cache
-def _unmixing() -> NDArray[np.float32]:
-    """Optical density (3,) @ this (3, 2) = amounts of haematoxylin and DAB."""
-    from napari_celldetr.slides.stain import H_DAB
-
-    rows = np.asarray(H_DAB, np.float64)[:2]
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    residual = np.cross(*rows)
-    full = np.stack([*rows, residual / np.linalg.norm(residual)])
-    return np.linalg.inv(full)[:, :2].astype(np.float32)
 
 
 def _ellipses(

@@ -213,6 +213,11 @@ class _Stream:
                 # Wrong JSON fails at once; cut-off JSON fails at its end and needs more text.
                 if self._ended or len(self._text) - self._at > MAX_FEATURE_CHARS:
                     raise _refused(str(error)[:100], "features of GeoJSON") from error
+                # All that is left belongs to this one feature: count before parsing again.
+                if self._text.count("[", self._at) > MAX_VERTICES:
+                    raise _refused(
+                        "a feature with too many vertices", f"at most {MAX_VERTICES}"
+                    ) from error
                 self._fill(size)
                 size *= 2
                 continue
@@ -263,7 +268,7 @@ class _Collector:
             for feature in features:
                 self._add(feature)
             return self._table()
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _refused(f"{type(error).__name__}: {error}"[:150], "cells as polygons") from error
 
     def _add(self, feature: dict[str, Any]) -> None:
