@@ -23,7 +23,7 @@ Read = Callable[[int, int, int, int], NDArray[np.uint8]]
 PATCH_PX = 48
 PLACES = 9
 COMPARED = 3
-FLAT = 2.0
+FLAT = 0.2
 """Mean step between neighbouring pixels, in grey levels, below which a patch shows nothing."""
 CLEARLY = 0.9
 """A rarer candidate must fit this much better than the usual one."""

@@ -47,7 +47,7 @@ class Axis:
     def weights(self) -> sparse.csr_array:
         """Matrix (count, source pixels of `source_range`) float32, rows summing to 1."""
         low, high = self.source_range
-        at = self.start + self.step * np.arange(self.count)
+        at = self.start + self.step * np.arange(self.count, dtype=np.float64)
         if self.step < 1 - EXACT:
             centre = at + self.step / 2 - 0.5
             left = np.floor(centre).astype(np.int64)
@@ -81,7 +81,7 @@ def resample(source: NDArray[np.uint8], x: Axis, y: Axis) -> NDArray[np.uint8]:
         return np.array(Image.fromarray(source).reduce(factors))
     rows = _along_rows(source, y.weights())
     turned = _along_rows(np.ascontiguousarray(rows.transpose(1, 0, 2)), x.weights())
-    return np.rint(turned.transpose(1, 0, 2)).astype(np.uint8)
+    return np.rint(turned.transpose(1, 0, 2)).astype(np.uint8, order="C")
 
 
 def _along_rows(

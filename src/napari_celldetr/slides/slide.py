@@ -170,19 +170,42 @@ class Slide:
     def _completed(
         self, pixels: NDArray[np.uint8], level: int, x: int, y: int
     ) -> NDArray[np.uint8]:
-        """`pixels` read at (x, y) of a level, its last row and column repeated to the slide's edge.
+        """`pixels` read at (x, y) of a level, completed where the level ends before the slide does.
 
-        Writers drop the remainder of an odd side, so a coarse level may end a little early.
+        Writers drop the remainder of an odd side, so a coarse level may lack its last row and
+        column. These are averaged from the level above.
         """
-        for axis, start in ((1, x), (0, y)):
-            side = self._pyramid.levels[level].size[1 - axis]
-            whole = math.ceil(self.size[1 - axis] / self._pyramid.scale(level)[1 - axis] - 1e-6)
-            last = side - 1 - start
-            if whole > side and 0 <= last < pixels.shape[axis] - 1:
-                pixels = pixels.copy()
-                seen = np.moveaxis(pixels, axis, 0)
-                seen[last + 1 : whole - start] = seen[last]
+        height, width = pixels.shape[:2]
+        whole = self._whole_size(level)
+        stored = self._pyramid.levels[level].size
+        columns = (max(x, stored[0]), min(x + width, whole[0]))
+        rows = (max(y, stored[1]), min(y + height, whole[1]))
+        if columns[0] >= columns[1] and rows[0] >= rows[1]:
+            return pixels
+        pixels = pixels.copy()
+        if columns[0] < columns[1]:
+            strip = self._from_above(level, columns, (y, y + height))
+            pixels[:, columns[0] - x : columns[1] - x] = strip
+        if rows[0] < rows[1]:
+            strip = self._from_above(level, (x, x + width), rows)
+            pixels[rows[0] - y : rows[1] - y] = strip
         return pixels
+
+    def _whole_size(self, level: int) -> tuple[int, int]:
+        """(width, height) a level needs to hold all of the slide."""
+        scale = self._pyramid.scale(level)
+        return math.ceil(self.size[0] / scale[0] - 1e-6), math.ceil(self.size[1] / scale[1] - 1e-6)
+
+    def _from_above(
+        self, level: int, columns: tuple[int, int], rows: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Pixels of a level in the given ranges, averaged from the level above it."""
+        scale, above = self._pyramid.scale(level), self._pyramid.scale(level - 1)
+        x, y = (
+            Axis(start * scale[i] / above[i], scale[i] / above[i], stop - start)
+            for i, (start, stop) in enumerate((columns, rows))
+        )
+        return self._block(level - 1, x, y)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Pixels (height, width, 3) of a box of one level, in that level's own pixels.

@@ -1,0 +1,90 @@
+"""Optical density and stains against definitions written out again, slowly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from napari_celldetr.slides import stain
+
+
+def slow_density(colour, white=255.0):
+    return [-math.log10(max(v, 1) / white) for v in colour]
+
+
+def slow_unmix(colour, first, second):
+    """Solve for the three stains with Cramer's rule."""
+
+    def unit(v):
+        norm = math.sqrt(sum(x * x for x in v))
+        return [x / norm for x in v]
+
+    def cross(a, b):
+        return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+
+    def dot(a, b):
+        return sum(x * y for x, y in zip(a, b, strict=True))
+
+    a, b = unit(first), unit(second)
+    c = unit(cross(a, b))
+    d = slow_density(colour)
+    volume = dot(a, cross(b, c))
+    return [
+        dot(d, cross(b, c)) / volume,
+        dot(d, cross(c, a)) / volume,
+        dot(d, cross(a, b)) / volume,
+    ]
+
+
+def test_r28_dab_density_of_a_thousand_colours():
+    colours = np.random.default_rng(0).integers(0, 256, (1000, 3)).astype(np.uint8)
+    colours[:3] = [[0, 0, 0], [255, 255, 255], [1, 0, 255]]
+    expected = [
+        slow_unmix(map(float, c), (0.650, 0.704, 0.286), (0.268, 0.570, 0.776))
+        for c in colours.tolist()
+    ]
+    assert np.abs(stain.dab_od(colours) - np.array(expected)[:, 1]).max() <= 0.01
+    assert np.abs(stain.unmix(colours) - np.array(expected)).max() <= 0.01
+    expected = [
+        slow_unmix(map(float, c), (0.650, 0.704, 0.286), (0.2159, 0.8012, 0.5581))
+        for c in colours.tolist()
+    ]
+    assert np.abs(stain.unmix(colours, stain.H_E) - np.array(expected)).max() <= 0.01
+    assert np.abs(stain.haematoxylin_od(colours) - np.array(expected)[:, 0]).max() <= 0.01
+
+
+def test_density_takes_a_white_per_channel_and_any_shape():
+    pixels = np.full((4, 5, 3), 128, np.uint8)
+    density = stain.optical_density(pixels, (255, 240, 200))
+    assert density.shape == (4, 5, 3)
+    expected = [slow_density([128], w)[0] for w in (255, 240, 200)]
+    assert density[2, 2] == pytest.approx(expected, abs=1e-6)
+    assert stain.dab_od(np.zeros((0, 3), np.uint8)).shape == (0,)
+
+
+def mixed(vectors, n=5000, seed=0):
+    amounts = np.random.default_rng(seed).uniform(0.05, 1.2, (n, 2))
+    density = amounts @ vectors[:2]
+    return np.clip(np.rint(240 * np.exp(-2.303 * density)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("vectors", [stain.H_E, stain.H_DAB], ids=["H&E", "H-DAB"])
+def test_macenko_finds_the_stains_it_was_shown(vectors):
+    found = stain.estimate_stains(mixed(vectors))
+    assert found.is_estimated
+    cosines = (found.vectors[:2] * vectors[:2]).sum(axis=1)
+    assert np.degrees(np.arccos(np.clip(cosines, -1, 1))).max() < 6
+
+
+def test_macenko_keeps_the_defaults_and_says_why():
+    few = stain.estimate_stains(np.full((50, 3), 100, np.uint8))
+    assert few.vectors is stain.H_E
+    assert "pixels" in few.reason
+    one = np.random.default_rng(0).uniform(0.3, 1, (4000, 1)) * stain.H_E[0]
+    single = stain.estimate_stains(np.rint(240 * np.exp(-2.303 * one)).astype(np.uint8))
+    assert not single.is_estimated
+    assert "same colour" in single.reason
+    blank = stain.estimate_stains(np.full((100, 100, 3), 250, np.uint8))
+    assert not blank.is_estimated
