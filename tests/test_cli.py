@@ -514,7 +514,8 @@ def tiles_done(workspace: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent differently there")
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
+@pytest.mark.usefixtures("faults")
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, capsys):
     slide = write_slide(tmp_path / "s.tif", cell_field((1500, 1100)))
     workspace, out = tmp_path / "work", tmp_path / "c.csv"
     words = ["detect", str(slide), "-o", str(out), "--workspace", str(workspace), "--batch", "1"]
@@ -531,12 +532,10 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     kept = tiles_done(workspace)
     assert kept >= 3
 
-    again = start(0.0, [*words, *SMALL_TILES])
-    shown, err = again.communicate(timeout=60)
-    assert again.returncode == Exit.OK, err
-    assert f"{kept} of them from an earlier run" in shown
-    whole = start(0.0, [*words[:3], str(tmp_path / "whole.csv"), *SMALL_TILES, "--batch", "1"])
-    whole.communicate(timeout=60)
+    assert main([*words, *SMALL_TILES]) == Exit.OK
+    assert f"{kept} of them from an earlier run" in capsys.readouterr().out
+    whole = [*words[:3], str(tmp_path / "whole.csv"), "--batch", "1", *SMALL_TILES]
+    assert main([*whole, "--fresh"]) == Exit.OK
     assert (tmp_path / "whole.csv").read_bytes() == out.read_bytes()
 
 
