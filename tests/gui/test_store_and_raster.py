@@ -17,7 +17,7 @@ def store_of(table, parts=5, **options):
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.95])
 def test_views_agree_with_the_plain_table(merged, threshold):
-    table = random_table(9000)
+    table = random_table(9000).ordered()
     store = store_of(table, threshold=threshold)
     if merged:
         store.replace(table)

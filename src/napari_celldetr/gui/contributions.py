@@ -45,6 +45,11 @@ def get_reader(path: str | Sequence[str]) -> Reader | None:
         layers = [slide_layer(open_slide(path))]
     except SlideError as error:
         return _refused(Path(path), error)
+    if is_damaged(Path(path)):
+        show_warning(
+            f"{Path(path).name} ends before it should. What is missing is shown hatched; take the "
+            "file again from its source."
+        )
     return lambda _path: layers
 
 

@@ -50,8 +50,10 @@ class LoadedModels:
 
     def load(self, name: str, *, device: str, flips: bool) -> Predictor:
         """The model, from memory when it is the one used last."""
+        from napari_celldetr.gui.own_llvm import import_triton_apart
         from napari_celldetr.nets.registry import load_model
 
+        import_triton_apart()
         key = (name, device, flips)
         if self._last is None or self._last[0] != key:
             self._last = None

@@ -73,9 +73,9 @@ class CellStore:
             self.parts.append(_Part.of(table))
 
     def replace(self, table: Detections) -> None:
-        """The merged cells of the whole run instead of what was added tile by tile."""
+        """The merged cells of the run, in canonical order, instead of what was added."""
         self.merged = table
-        self.parts = [_Part.of(chunk) for chunk in _chunks(table.ordered())]
+        self.parts = [_Part.of(chunk) for chunk in _chunks(table)]
 
     def __len__(self) -> int:
         return sum(len(part.table) for part in self.parts)

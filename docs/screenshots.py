@@ -1,0 +1,101 @@
+"""Make the README's pictures of *Detect cells* on a real slide, without a screen.
+
+    xvfb-run -a -s "-screen 0 1600x1000x24" python docs/screenshots.py SLIDE [FOLDER] [MODEL]
+
+SLIDE is any slide the viewer opens (the README's are of OpenSlide's CMU-1-Small-Region.svs, CC0).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from PIL import Image
+from qtpy.QtWidgets import QApplication
+
+from napari_celldetr.gui.detect_dock import DetectDock
+
+WIDTH, HEIGHT = 1400, 860
+LONGEST_RUN_S = 900
+MAX_BYTES = 600_000
+NEAR_ZOOM = 5.0
+LIVELY_PX = 600
+
+
+def settle(seconds: float) -> None:
+    """Let the viewer draw and answer for a while."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def save(viewer: Any, path: Path) -> None:
+    """The whole window as a PNG that a README may carry."""
+    settle(1.0)
+    picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
+    for colors in (256, 128, 64):
+        picture.quantize(colors, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size < MAX_BYTES:
+            return
+    raise SystemExit(f"{path.name} stays larger than {MAX_BYTES} bytes")
+
+
+def wait_for(dock: DetectDock, enough: Any) -> None:
+    """Until `enough()` or the end of the run."""
+    until = time.monotonic() + LONGEST_RUN_S
+    while dock.runner.running and not enough() and time.monotonic() < until:
+        settle(0.1)
+
+
+def busiest_place(dock: DetectDock) -> tuple[float, float]:
+    """Centre (y, x) in the viewer of the field with the most cells."""
+    overlay = dock.overlay
+    assert overlay is not None
+    cells = overlay.store.kept().centres
+    bins = np.floor(cells / LIVELY_PX).astype(int)
+    fields, counts = np.unique(bins, axis=0, return_counts=True)
+    best = (fields[counts.argmax()] + 0.5) * LIVELY_PX
+    y, x = overlay.frame.to_world(best[None].astype(float))[0]
+    return float(y), float(x)
+
+
+def main(slide: str, folder: str = "docs/images", model: str = "celldetr-he") -> None:
+    """Before, during, after, and near."""
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(WIDTH, HEIGHT)
+    viewer.open(slide, plugin="napari-celldetr")
+    with tempfile.TemporaryDirectory() as work:
+        dock = DetectDock(viewer, workspace=Path(work))
+        viewer.window.add_dock_widget(dock, name="Detect cells", area="right")
+        names = [dock.model_box.itemData(i).name for i in range(dock.model_box.count())]
+        dock.model_box.setCurrentIndex(names.index(model))
+        dock.choose_where("whole")
+        # Smaller tiles than usual, so that a small slide shows how results arrive.
+        dock.form.editor("tile_px").setValue(512)
+        settle(0.5)
+        viewer.reset_view()
+        save(viewer, out / "detect-before.png")
+        dock.run()
+        wait_for(dock, lambda: dock.run_bar.bar.value() > 0.35 * dock.run_bar.bar.maximum() > 0)
+        save(viewer, out / "detect-during.png")
+        wait_for(dock, lambda: False)
+        save(viewer, out / "detect-after.png")
+        print(dock.run_bar.status.text())
+        viewer.scene.camera.center = busiest_place(dock)
+        viewer.scene.camera.zoom = NEAR_ZOOM
+        save(viewer, out / "detect-near.png")
+        print("level shown near:", dock.overlay.level if dock.overlay else None)
+        dock.shut_down()
+        viewer.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
