@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from fakes import FakePredictor, FakeSlide, Faults, cell_field
 
 from napari_celldetr.core.config import DetectConfig
 from napari_celldetr.core.detections import Detections, Source
-from napari_celldetr.pipeline import ledger, parquet  # noqa: F401 - loaded before the fork
+from napari_celldetr.pipeline import ledger
 from napari_celldetr.pipeline.detect import detect
 from napari_celldetr.pipeline.export import export
 
@@ -33,6 +34,30 @@ class Counting(FakePredictor):
         os.write(handle, b"." * len(tiles))
         os.close(handle)
         return super().predict(tiles)
+
+
+PRELOAD = [
+    "napari_celldetr.nets.card",
+    "napari_celldetr.pipeline.detect",
+    "napari_celldetr.pipeline.export",
+    "napari_celldetr.pipeline.parquet",
+    "scipy.ndimage",
+]
+"""What a fork server imports once for all its children (installed modules only: it does not
+get the test run's import path)."""
+
+
+def start_method() -> str:
+    """Forking from a clean server where there is one; never from the test run itself."""
+    return "spawn" if sys.platform == "win32" else "forkserver"
+
+
+def processes():
+    """A context whose children start in milliseconds, where the system can."""
+    context = multiprocessing.get_context(start_method())
+    if start_method() == "forkserver":
+        context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 def fixed_code() -> str:

@@ -4,7 +4,6 @@ import csv
 import errno
 import gzip
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -282,10 +281,7 @@ def test_reading_nothing_and_reading_h5ad_are_export_errors(tmp_path):
 
 @pytest.mark.parametrize(("suffix", "kills"), [(".csv", 25), (".geojson", 25)])
 def test_an_export_killed_leaves_the_old_file_or_the_new_one(tmp_path, suffix, kills):
-    method = "spawn" if sys.platform == "win32" else "forkserver"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["killable"])
+    context = killable.processes()
     path = tmp_path / f"c{suffix}"
     rng = np.random.default_rng()
     whole = {}
