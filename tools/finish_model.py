@@ -1,0 +1,92 @@
+"""Turn a trained run into a shipped model: words, credits and measured figures go into its card.
+
+    python tools/finish_model.py RUN/MODEL NOTES.json EVALUATION.json … -o models/NAME
+
+Evaluations are what `celldetr evaluate --json FILE` wrote for this very model; one of other
+weights is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from napari_celldetr.core.errors import CellDETRError, DataError
+from napari_celldetr.nets.card import ModelCard, read_card
+from napari_celldetr.nets.registry import CARD, WEIGHTS, check_weights
+
+_WORDS = ("title", "description", "intended_use", "limits", "threshold", "score_floor")
+
+
+def finish(trained: Path, notes: Path, evaluations: list[Path], out: Path) -> ModelCard:
+    """Write the finished model folder; returns its card."""
+    card = read_card(trained)
+    weights = check_weights(trained, card)
+    words = json.loads(notes.read_text(encoding="utf-8"))
+    changes = {key: words[key] for key in (*_WORDS, "class_rule") if key in words}
+    if "classes" in words:
+        changes["class_names"] = tuple(c["name"] for c in words["classes"])
+        changes["class_colors"] = tuple(tuple(c["color"]) for c in words["classes"])
+    metrics = {}
+    for path in evaluations:
+        metrics.update(_figures(path, card))
+    data = [_credited(entry, words["data"]) for entry in card.data] + words.get("more_data", [])
+    done = dataclasses.replace(card, name=out.name, data=data, metrics=metrics, **changes)
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, out / WEIGHTS)
+    (out / CARD).write_text(done.to_json(), encoding="utf-8")
+    return done
+
+
+def _figures(path: Path, card: ModelCard) -> dict[str, object]:
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if report["weights_sha256"] != card.weights_sha256:
+        raise DataError(
+            f"The evaluation {path.name!r} is of other weights.",
+            expected=card.weights_sha256[:16],
+            found=report["weights_sha256"][:16],
+            remedy="evaluate this model again",
+        )
+    shared = {k: report[k] for k in ("threshold", "radius_um")}
+    chosen = {k: report["config"][k] for k in ("split", "groups", "flips")}
+    return {
+        f"{name} ({path.stem})": {**shared, **chosen, **scores}
+        for name, scores in report["scores"].items()
+    }
+
+
+def _credited(entry: dict[str, object], credits: dict[str, dict[str, str]]) -> dict[str, object]:
+    name = str(entry["name"])
+    if name not in credits:
+        raise DataError(
+            f"The notes give no credits for the data set {name!r}.",
+            expected="licence and citation of every data set",
+            found=", ".join(sorted(credits)),
+            remedy="add them to the notes",
+        )
+    return {**entry, **credits[name]}
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trained", type=Path)
+    parser.add_argument("notes", type=Path)
+    parser.add_argument("evaluations", type=Path, nargs="*")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    given = parser.parse_args()
+    try:
+        card = finish(given.trained, given.notes, given.evaluations, given.out)
+    except CellDETRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{given.out}: {card.title}, weights {card.weights_sha256[:12]}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
