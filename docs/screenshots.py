@@ -40,7 +40,9 @@ def save(viewer: Any, path: Path) -> None:
     settle(1.0)
     picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
     for colors in (256, 128, 64):
-        picture.quantize(colors, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
         if path.stat().st_size < MAX_BYTES:
             return
     raise SystemExit(f"{path.name} stays larger than {MAX_BYTES} bytes")

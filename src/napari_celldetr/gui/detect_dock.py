@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -495,10 +496,14 @@ class DetectDock(QWidget):
         for event in step.events:
             self._on_tile(event)
         if self.run_bar.cancel_button.isEnabled():
-            self.run_bar.show_progress(step)
+            self.run_bar.show_progress(replace(step, cells=self._kept()))
         if step.events and not self._repaint.isActive():
             self._repaint.start()
             self._recount.start()
+
+    def _kept(self) -> int:
+        """Cells above the score: the job itself counts all above the model's floor."""
+        return 0 if self.overlay is None else sum(self.overlay.store.counts().values())
 
     def _on_tile(self, event: TileEvent) -> None:
         if self.overlay is None:
@@ -513,8 +518,7 @@ class DetectDock(QWidget):
         self._report = result.report or self._report
         if self.overlay is not None:
             self.overlay.replace(result.table, result.raster)
-            found = sum(self.overlay.store.counts().values())
-            self._end(f"Done: {found:,} cells.")
+            self._end(f"Done: {self._kept():,} cells.")
         if getattr(self._report, "failed", False):
             show_warning(gaps(self._report)[0])
 

@@ -40,7 +40,7 @@ NEAR_FROM_PX = 14.0
 """Width of a typical nucleus on the screen at which the level changes."""
 MARGIN = 0.25
 DOT = 0.55
-LINE_PX = 1.6
+LINE_PX = 2.2
 USUAL_NUCLEUS_UM = 8.0
 """Before cells are known; what is drawn never follows a median more than twice off."""
 FAILED_COLOR = (0.85, 0.1, 0.7, 0.9)
