@@ -35,14 +35,16 @@ def settle(seconds: float) -> None:
         time.sleep(0.01)
 
 
-def save(viewer: Any, path: Path) -> None:
-    """The whole window as a PNG that a README may carry."""
+def save(viewer: Any, path: Path, keep: Any) -> None:
+    """The whole window as a PNG that a README may carry, the colours in `keep` exact."""
     settle(1.0)
     picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
-    for colors in (256, 128, 64):
-        picture.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-            path, optimize=True
-        )
+    for colors in (250, 120, 60):
+        few = picture.quantize(colors).getpalette()[: 3 * colors]
+        # Class colours are rare in the picture but the ones a reader compares.
+        palette = Image.new("P", (1, 1))
+        palette.putpalette([*few, *np.ravel(keep).tolist()])
+        picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
         if path.stat().st_size < MAX_BYTES:
             return
     raise SystemExit(f"{path.name} stays larger than {MAX_BYTES} bytes")
@@ -79,21 +81,22 @@ def main(slide: str, folder: str = "docs/images", model: str = "celldetr-he") ->
         viewer.window.add_dock_widget(dock, name="Detect cells", area="right")
         names = [dock.model_box.itemData(i).name for i in range(dock.model_box.count())]
         dock.model_box.setCurrentIndex(names.index(model))
+        colors = dock.model_box.currentData().class_colors
         dock.choose_where("whole")
         # Smaller tiles than usual, so that a small slide shows how results arrive.
         dock.form.editor("tile_px").setValue(512)
         settle(0.5)
         viewer.reset_view()
-        save(viewer, out / "detect-before.png")
+        save(viewer, out / "detect-before.png", colors)
         dock.run()
         wait_for(dock, lambda: dock.run_bar.bar.value() > 0.35 * dock.run_bar.bar.maximum() > 0)
-        save(viewer, out / "detect-during.png")
+        save(viewer, out / "detect-during.png", colors)
         wait_for(dock, lambda: False)
-        save(viewer, out / "detect-after.png")
+        save(viewer, out / "detect-after.png", colors)
         print(dock.run_bar.status.text())
         viewer.scene.camera.center = busiest_place(dock)
         viewer.scene.camera.zoom = NEAR_ZOOM
-        save(viewer, out / "detect-near.png")
+        save(viewer, out / "detect-near.png", colors)
         print("level shown near:", dock.overlay.level if dock.overlay else None)
         dock.shut_down()
         viewer.close()
