@@ -144,10 +144,14 @@ def test_csv_columns_are_as_documented(cells, tmp_path):
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     leading = ["x", "y", "x0", "y0", "x1", "y1", "score", "class"]
-    assert rows[0] == [*leading, "dab_od_mean", "diameter_um", "area_um2"]
+    assert rows[0] == [*leading, "x_um", "y_um", "dab_od_mean", "diameter_um", "area_um2"]
     assert len(rows) == COUNT + 1
     x, y = cells.centres[5]
     assert [float(v) for v in rows[6][:2]] == pytest.approx([x, y], abs=0.0101)
+    mpp_x, mpp_y = cells.source.mpp
+    um = [float(v) for v in rows[6][8:10]]
+    assert um == pytest.approx([x * mpp_x, y * mpp_y], abs=0.00101)
+    assert "x_um" not in read_detections(path).columns
     bare = replace(cells, source=Source(), columns={})
     first = export(bare, tmp_path / "b.csv").read_text().splitlines()[0]
     assert first == "x,y,x0,y0,x1,y1,score,class"

@@ -15,6 +15,7 @@ from napari_celldetr.core.errors import ExportError
 from napari_celldetr.pipeline.text_rows import Piece, decimals, join, words
 
 LEADING = ("x", "y", "x0", "y0", "x1", "y1", "score", "class")
+MICROMETRES = ("x_um", "y_um")
 _DANGEROUS = ("=", "+", "-", "@", "\t", "\r")
 _BLOCK = 65536
 
@@ -22,9 +23,10 @@ _BLOCK = 65536
 def write_csv(cells: Detections, path: Path) -> None:
     """Columns x y x0 y0 x1 y1 score class, then the measurements; level-0 px, two decimals.
 
-    Not atomically: the caller gives a temporary path. Embeddings are left out.
+    Where the pixel size is known, x_um y_um (centre from the slide's corner) come before the
+    measurements. Not atomically: the caller gives a temporary path. Embeddings are left out.
     """
-    names = [*LEADING, *cells.columns]
+    names = [*LEADING, *(MICROMETRES if cells.source.mpp else ()), *cells.columns]
     with path.open("wb") as file:
         file.write((",".join(safe_text(n) for n in names) + "\n").encode())
         for start in range(0, len(cells), _BLOCK):
@@ -54,7 +56,7 @@ def read_csv(path: Path) -> Detections:
             {
                 _unquoted(n): _measurement(table.column(n))
                 for n in table.column_names
-                if n not in LEADING
+                if n not in (*LEADING, *MICROMETRES)
             },
         )
     except (ValueError, TypeError) as error:
@@ -77,6 +79,9 @@ def _rows(cells: Detections) -> bytes:
         pieces += [decimals(values, 2), b","]
     labels = words([safe_text(n) for n in (*cells.class_names, "unknown")])
     pieces += [decimals(cells.scores, 4), b",", labels[cells.class_ids]]
+    if cells.source.mpp:
+        for values in (cells.centres * np.array(cells.source.mpp)).T:
+            pieces += [b",", decimals(values, 3)]
     for values in cells.columns.values():
         pieces += [b",", _value(values)]
     return join([*pieces, b"\n"], len(cells))

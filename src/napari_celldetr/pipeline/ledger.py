@@ -63,6 +63,9 @@ def run_key(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_CELL_CODE = ("detect.py", "engine.py", "tiles.py", "measure.py")
+
+
 @cache
 def code_version() -> str:
     """Package version and a hash of the code that turns pixels into cells.
@@ -74,7 +77,8 @@ def code_version() -> str:
     package = Path(__file__).parents[1]
     for file in [
         *sorted((package / "nets").glob("*.py")),
-        *(package / "pipeline" / name for name in ("detect.py", "tiles.py", "measure.py")),
+        *sorted((package / "slides").glob("*.py")),
+        *(package / "pipeline" / name for name in _CELL_CODE),
     ]:
         if file.is_file():
             sha.update(file.read_bytes())
