@@ -165,7 +165,7 @@ def test_csv_text_cannot_become_a_formula(tmp_path, start):
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[1][7] == "'" + evil
-    assert rows[0][8] == "'" + evil
+    assert rows[0][10] == "'" + evil
     back = read_detections(path)
     assert back.class_names == (evil,)
     assert evil in back.columns
