@@ -8,16 +8,16 @@ inside the cell's box (CellDETR, eq. 4).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Shapes: TypeAlias = Sequence[tuple[int, int]]
-Backend: TypeAlias = Literal["embedding_bag", "grid_sample", "compiled"]
-BACKENDS: tuple[Backend, ...] = ("embedding_bag", "grid_sample", "compiled")
+Backend: TypeAlias = Literal["embedding_bag", "grid_sample"]
+BACKENDS: tuple[Backend, ...] = ("embedding_bag", "grid_sample")
 
 
 def deformable_attention(
@@ -37,28 +37,32 @@ def deformable_attention(
     shapes : (H, W) of every level
     locations : (B, Q, M, L, P, 2)
         Sampling points as x, y in 0..1 of each level (pixel i spans i..i+1); points outside
-        read as 0.
+        read as 0. Float32 or wider, also where `value` is narrower: half a number's digits
+        would move points by pixels.
     weights : (B, Q, M, L, P)
         Attention weights.
     backend : str
-        ``grid_sample`` is the reference; ``embedding_bag`` gathers all bilinear taps at once
-        and is several times faster on a CPU; ``compiled`` fuses its index arithmetic with
-        ``torch.compile`` (first call takes seconds, and needs a C++ compiler).
+        ``grid_sample`` is the reference, and the better choice for training; ``embedding_bag``
+        gathers all bilinear taps at once, many times faster on a CPU. Its gradient is the
+        reference's.
 
     Returns
     -------
-    (B, Q, M·D)
+    (B, Q, M·D), of value's dtype
     """
+    if locations.shape[1] == 0:
+        return value.new_zeros(len(value), 0, value.shape[2] * value.shape[3])
     if backend == "grid_sample":
         return _by_grid_sample(value, shapes, locations, weights)
-    taps = _compiled_taps() if backend == "compiled" else _taps
-    return _by_embedding_bag(value, shapes, locations, weights, taps)
+    return cast(Tensor, _Gather.apply(value, locations, weights, tuple(shapes)))
 
 
 def _by_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     batch, _, heads, size = value.shape
     queries = locations.shape[1]
-    parts = value.split([h * w for h, w in shapes], dim=1)
+    # grid_sample wants one dtype; the points' is the one that matters.
+    exact = value.to(locations.dtype)
+    parts = torch.split(exact, [h * w for h, w in shapes], dim=1)
     sampled = []
     for level, (height, width) in enumerate(shapes):
         grid = parts[level].permute(0, 2, 3, 1).reshape(batch * heads, size, height, width)
@@ -68,64 +72,109 @@ def _by_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: T
         )
     points = torch.stack(sampled, dim=-2).flatten(-2)  # (B·M, D, Q, L·P)
     mix = weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
-    return (points * mix).sum(-1).view(batch, heads * size, queries).transpose(1, 2)
+    out = (points * mix).sum(-1).view(batch, heads * size, queries).transpose(1, 2)
+    return out.to(value.dtype)
 
 
-def _taps(locations: Tensor, weights: Tensor, sizes: Tensor, starts: Tensor) -> tuple[Tensor, ...]:
-    # Index into S and weight of the four neighbours of every sampling point.
-    # locations (B, Q, M, L, P, 2); sizes (L, 1, 2) as W, H; starts (L, 1).
-    at = locations * sizes - 0.5
-    low = at.floor()
-    frac = at - low
-    wide, tall = sizes[..., 0], sizes[..., 1]
-    fx, fy = frac.unbind(-1)
-    x0, y0 = low.unbind(-1)
-    x1, y1 = x0 + 1, y0 + 1
-    # A tap outside its level keeps a legal index and loses its weight.
-    wx0 = (1 - fx) * ((x0 >= 0) & (x0 < wide))
-    wx1 = fx * ((x1 >= 0) & (x1 < wide))
-    wy0 = (1 - fy) * ((y0 >= 0) & (y0 < tall)) * weights
-    wy1 = fy * ((y1 >= 0) & (y1 < tall)) * weights
-    zero = torch.zeros_like(wide)
-    cx0 = torch.minimum(torch.maximum(x0, zero), wide - 1)
-    cx1 = torch.minimum(torch.maximum(x1, zero), wide - 1)
-    row0 = torch.minimum(torch.maximum(y0, zero), tall - 1) * wide + starts
-    row1 = torch.minimum(torch.maximum(y1, zero), tall - 1) * wide + starts
-    index = torch.stack((row0 + cx0, row0 + cx1, row1 + cx0, row1 + cx1), dim=-1)
-    mix = torch.stack((wx0 * wy0, wx1 * wy0, wx0 * wy1, wx1 * wy1), dim=-1)
-    return index, mix
+class _Gather(torch.autograd.Function):
+    """The fast form forwards, the reference's gradient backwards.
+
+    The backward pass of ``embedding_bag`` sorts every index and is slower than grid_sample's.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes
+    ) -> Tensor:
+        ctx.save_for_backward(value, locations, weights)
+        ctx.shapes = shapes
+        return _by_embedding_bag(value, shapes, locations, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[:3]
+        inputs = [
+            t.detach().requires_grad_(w) for t, w in zip(ctx.saved_tensors, wanted, strict=True)
+        ]
+        value, locations, weights = inputs
+        with torch.enable_grad():
+            out = _by_grid_sample(value, ctx.shapes, locations, weights)
+        found = iter(torch.autograd.grad(out, [t for t in inputs if t.requires_grad], grad))
+        return (*(next(found) if w else None for w in wanted), None)
 
 
-@cache
-def _compiled_taps() -> object:
-    return torch.compile(_taps, dynamic=True)
-
-
-def _by_embedding_bag(
-    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, taps: object
-) -> Tensor:
+def _by_embedding_bag(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     batch, total, heads, size = value.shape
     queries = locations.shape[1]
-    if queries == 0:
-        return value.new_zeros(batch, 0, heads * size)
-    # Index arithmetic in floats is exact up to 2**24 tokens in float32: far beyond any tile.
-    sizes = locations.new_tensor([[[w, h]] for h, w in shapes])
-    areas = [h * w for h, w in shapes]
-    starts = locations.new_tensor([[sum(areas[:i])] for i in range(len(areas))])
-    index, mix = taps(locations, weights, sizes, starts)  # type: ignore[operator]
-    # Row of token s of image b and head m in the (B·S·M, D) table.
-    base = torch.arange(batch, device=value.device).view(batch, 1, 1, 1) * total
-    head = torch.arange(heads, device=value.device).view(1, 1, heads, 1)
-    rows = (index.to(torch.int64).flatten(3) + base) * heads + head
+    rows, mix = _taps(locations, weights, shapes, total)
+    # Row of token s of image b and head m in the (B·S·M, D) table: (b·S + s)·M + m.
     table = value.reshape(batch * total * heads, size)
-    bags = batch * queries * heads
-    out = F.embedding_bag(
-        rows.view(bags, -1),
-        table,
-        mode="sum",
-        per_sample_weights=mix.reshape(bags, -1).to(table.dtype),
-    )
+    out = F.embedding_bag(rows, table, mode="sum", per_sample_weights=mix.to(table.dtype))
     return out.view(batch, queries, heads * size)
+
+
+def _taps(locations: Tensor, weights: Tensor, shapes: Shapes, total: int) -> tuple[Tensor, Tensor]:
+    """Table rows (int32) and weights, both (B·Q·M, 4·L·P), of the four neighbours of all points.
+
+    Along each axis the neighbours of a point t are the pixels c and c + 1, with c kept inside
+    the level, and the weight of a pixel is 1 - |distance|, at least 0. Inside, that is the
+    bilinear weight; at the border the neighbour that lies outside drops out, and farther out
+    both do, without any comparison. Work is done in place, on rows long enough to vectorise.
+    """
+    batch, queries, heads, levels, points = weights.shape
+    long = batch * queries
+    at = torch.addcmul(
+        locations.new_tensor(-0.5),
+        locations.reshape(long, -1),
+        _per_point([(w, h) for h, w in shapes], points, heads, like=locations),
+    )
+    # Truncation is floor where it counts, and NaN becomes a legal index (its weight stays NaN).
+    cell = at.to(torch.int32).clamp_(min=0)
+    last = _per_point([(max(w - 2, 0), max(h - 2, 0)) for h, w in shapes], points, heads, like=cell)
+    torch.minimum(cell, last, out=cell)
+    near = at.sub_(cell)
+    far = (1 - near).abs_().neg_().add_(1).clamp_(min=0)
+    near = near.abs_().neg_().add_(1).clamp_(min=0)
+    if any(1 in shape for shape in shapes):
+        # A level one pixel wide has no second neighbour.
+        far *= _per_point([(int(w > 1), int(h > 1)) for h, w in shapes], points, heads, like=far)
+    rows = _rows(cell, shapes, points, heads, batch, total)
+    share = weights.reshape(long, -1)
+    upper = (near[:, 1::2] * share).view(-1, levels * points)
+    lower = (far[:, 1::2] * share).view(-1, levels * points)
+    left, right = (t.view(-1, levels * points, 2)[..., 0] for t in (near, far))
+    mix = near.new_empty(long * heads, 4, levels * points)
+    for tap, (column, row) in enumerate(
+        ((left, upper), (right, upper), (left, lower), (right, lower))
+    ):
+        torch.mul(column, row, out=mix[:, tap])
+    return rows, mix.flatten(1)
+
+
+def _rows(cell: Tensor, shapes: Shapes, points: int, heads: int, batch: int, total: int) -> Tensor:
+    # Table rows of the four pixels of which `cell` (B·Q, M·L·P·2) is the upper left.
+    areas = [h * w for h, w in shapes]
+    starts = [sum(areas[:i]) * heads for i in range(len(areas))]
+    wide = _per_point([(w * heads,) for _, w in shapes], points, 1, like=cell)
+    down = _per_point([(w * heads if h > 1 else 0,) for h, w in shapes], points, 1, like=cell)
+    right = _per_point([(heads if w > 1 else 0,) for _, w in shapes], points, 1, like=cell)
+    own = torch.arange(heads, dtype=cell.dtype, device=cell.device)[:, None]
+    first = own + _per_point([(s,) for s in starts], points, 1, like=cell)
+    base = cell[:, 1::2] * wide.repeat(heads)
+    base.add_(cell[:, 0::2], alpha=heads).add_(first.flatten())
+    image = torch.arange(batch, dtype=cell.dtype, device=cell.device) * (total * heads)
+    base = base.view(batch, -1).add_(image[:, None])
+    steps = torch.stack((torch.zeros_like(right), right, down, down + right))
+    return (base.view(-1, 1, steps.shape[1]) + steps).flatten(1)
+
+
+def _per_point(
+    levels: Sequence[tuple[int, ...]], points: int, repeats: int, *, like: Tensor
+) -> Tensor:
+    # Numbers of every level, once for every point of it, the whole `repeats` times.
+    flat = [number for level in levels for _ in range(points) for number in level]
+    return like.new_tensor(flat).repeat(repeats)
 
 
 class DeformableAttention(nn.Module):
@@ -183,7 +232,8 @@ class DeformableAttention(nn.Module):
 
     def project(self, memory: Tensor) -> Tensor:
         """Features (B, S, C) as values (B, S, M, C/M); computed once for all queries."""
-        return self.value(memory).unflatten(-1, (self.heads, -1))
+        value: Tensor = self.value(memory)
+        return value.view(*value.shape[:-1], self.heads, -1)
 
     def forward(self, query: Tensor, references: Tensor, value: Tensor, shapes: Shapes) -> Tensor:
         """Attend.
@@ -206,6 +256,9 @@ class DeformableAttention(nn.Module):
         grid = (batch, queries, self.heads, self.levels, self.points)
         offsets = self.offsets(query).view(*grid, 2)
         weights = self.weights(query).view(*grid[:3], -1).softmax(-1).view(grid)
+        # Half a number's digits would move points by pixels.
+        references = references.to(torch.promote_types(references.dtype, torch.float32))
+        offsets = offsets.to(references.dtype)
         centre = references[:, :, None, None, None, :2]
         if references.shape[-1] == 2:
             sides = references.new_tensor([[w, h] for h, w in shapes])
@@ -214,7 +267,5 @@ class DeformableAttention(nn.Module):
             size = references[:, :, None, None, None, 2:]
             reach = offsets.tanh() if self.box_constrained else offsets / self.points
             locations = centre + 0.5 * reach * size
-        mixed = deformable_attention(
-            value, shapes, locations.to(value.dtype), weights, backend=self.backend
-        )
-        return self.out(mixed)
+        mixed = deformable_attention(value, shapes, locations, weights, backend=self.backend)
+        return cast(Tensor, self.out(mixed))

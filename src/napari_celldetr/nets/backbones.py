@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from zipfile import BadZipFile
 
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from napari_celldetr.core.errors import ModelError
@@ -49,7 +52,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         probe = _create(name)
-        reductions = probe.feature_info.reduction()
+        reductions = cast(Any, probe.feature_info).reduction()
         missing = [s for s in strides if s not in reductions]
         if missing:
             raise ModelError(
@@ -60,7 +63,7 @@ class Backbone(nn.Module):
             )
         wanted = tuple(reductions.index(s) for s in strides)
         self.body = _create(name, out_indices=wanted)
-        self.channels = tuple(self.body.feature_info.channels())
+        self.channels: tuple[int, ...] = tuple(cast(Any, self.body.feature_info).channels())
         if weights is not None:
             load_backbone_weights(self.body, weights)
         if fold:
@@ -90,13 +93,12 @@ def load_backbone_weights(body: nn.Module, path: str | Path) -> None:
     path = Path(path)
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            # numpy leaves a file open that turns out to be damaged.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 state = {k: torch.from_numpy(arrays[k]) for k in arrays.files}
         else:
-            from safetensors.torch import load_file
-
             state = load_file(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, SafetensorError) as error:
         raise ModelError(
             f"Backbone weights {path.name!r} cannot be read.",
             expected="a .npz or .safetensors file with timm's names",

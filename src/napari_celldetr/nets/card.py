@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import hexdigits
 from typing import Any
 
 from napari_celldetr.core.errors import ModelError
@@ -77,12 +79,34 @@ class ModelCard:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "class_names", tuple(self.class_names))
         colors = tuple(tuple(int(v) for v in c) for c in self.class_colors)
         object.__setattr__(self, "class_colors", colors)
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         self._check()
+
+    def _check_types(self) -> None:
+        # What JSON from elsewhere may hold instead; raised as a TypeError, as Python would.
+        texts = ("name", "title", "description", "architecture", "stain", "weights_sha256")
+        bad = [n for n in (*texts, "licence", "intended_use", "limits") if not self._is(n, str)]
+        bad += [n for n in ("arguments", "metrics", "training") if not self._is(n, dict)]
+        bad += [
+            n for n in ("class_names", "class_colors", "mean", "std", "data") if self._is(n, str)
+        ]
+        numbers = [self.mpp, self.threshold, self.score_floor, *self.mean, *self.std]
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
+            bad.append("numbers")
+        if not all(isinstance(name, str) for name in self.class_names):
+            bad.append("class_names")
+        if not (self.class_rule is None or self._is("class_rule", dict)):
+            bad.append("class_rule")
+        if bad:
+            raise TypeError(", ".join(bad))
+
+    def _is(self, name: str, kind: type) -> bool:
+        return isinstance(getattr(self, name), kind)
 
     def _check(self) -> None:
         bad = []
@@ -96,7 +120,7 @@ class ModelCard:
             bad.append("mean or std not three numbers, std > 0")
         if not 0 < self.score_floor <= self.threshold < 1:
             bad.append(f"thresholds {self.score_floor}, {self.threshold}")
-        if len(self.weights_sha256) != 64:
+        if len(self.weights_sha256) != 64 or not set(self.weights_sha256) <= set(hexdigits):
             bad.append("weights_sha256 not 64 hex digits")
         if bad:
             raise ModelError(

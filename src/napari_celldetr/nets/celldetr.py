@@ -11,9 +11,10 @@ pixels, so that it reads tiles of any size, and its encoder may be empty.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,24 @@ OFFSET_PX = 4.0
 """Unit in which the pixel geometry counts shifts of a centre."""
 NO_PEAK = -1e9
 """Logit of a query slot that holds no heatmap peak."""
+
+_LIMITS = {
+    "num_classes": (1, 1000),
+    "extra_levels": (0, 4),
+    "size": (4, 2048),
+    "heads": (1, 64),
+    "points": (1, 64),
+    "feed_forward": (1, 8192),
+    "encoder_layers": (0, 24),
+    "encoder_stride": (1, 64),
+    "detection_layers": (1, 24),
+    "representation_layers": (1, 24),
+    "queries": (1, 20_000),
+    "window": (32, 4096),
+    "pyramid_size": (4, 1024),
+    "heat_stride": (1, 64),
+    "class_stride": (1, 64),
+}
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,7 @@ class CellDETRConfig:
     backend: Backend = "embedding_bag"
 
     def __post_init__(self) -> None:
+        self._check_values()
         object.__setattr__(self, "strides", tuple(self.strides))
         wrong = []
         if self.geometry == "pixel" and self.query_source != "heatmap":
@@ -121,8 +141,33 @@ class CellDETRConfig:
             wrong.append(f"size {self.size} is not a multiple of {self.heads} heads")
         if self.size % 4:
             wrong.append(f"size {self.size} is not a multiple of 4")
-        if self.detection_layers < 1 or self.representation_layers < 1:
-            wrong.append("both decoders need at least one layer")
+        if self.dense_class_weight and self.query_source != "heatmap":
+            wrong.append("dense_class_weight needs query_source 'heatmap'")
+        self._refuse(wrong)
+
+    def _check_values(self) -> None:
+        # A card from elsewhere may hold anything, and a huge number would cost memory.
+        wrong = []
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            choices = get_args(kind)
+            if kind is int:
+                low, high = _LIMITS[name]
+                good = type(value) is int and low <= value <= high
+            elif kind is float:
+                good = isinstance(value, int | float) and 0 <= value <= 1
+            elif name == "strides":
+                good = isinstance(value, list | tuple) and 0 < len(value) <= 6
+                good = good and all(type(s) is int and 1 <= s <= 64 for s in value)
+                good = good and sorted(set(value)) == list(value)
+            else:
+                good = value in choices if choices else isinstance(value, kind)
+            if not good:
+                wrong.append(f"{name} = {value!r:.80}")
+        self._refuse(wrong)
+
+    @staticmethod
+    def _refuse(wrong: list[str]) -> None:
         if wrong:
             raise ConfigError(
                 "This CellDETR cannot be built.",
@@ -231,11 +276,13 @@ class CellDETR(nn.Module):
 
     def encode(self, image: Tensor) -> Encoded:
         """Normalised image (B, 3, H, W) -> features."""
-        return self.encoder(image)
+        encoded: Encoded = self.encoder(image)
+        return encoded
 
     def detect(self, encoded: Encoded, *, floor: float | None = None) -> Detected:
         """Find cells. With `floor`, heatmap peaks below that probability get no query."""
-        return self.detection(encoded, self.proposer(encoded, floor))
+        detected: Detected = self.detection(encoded, self.proposer(encoded, floor))
+        return detected
 
     def represent(
         self,
@@ -252,7 +299,10 @@ class CellDETR(nn.Module):
         used only when the configuration is not decoupled; `mask` forbids attention between
         slots.
         """
-        return self.representation(encoded, boxes, padding=padding, features=features, mask=mask)
+        described: Represented = self.representation(
+            encoded, boxes, padding=padding, features=features, mask=mask
+        )
+        return described
 
     def class_at(self, encoded: Encoded, boxes: Tensor) -> Tensor:
         """Dense class logits (B, R, K) at the centres of `boxes` (B, R, 4)."""
@@ -312,7 +362,7 @@ class Encoder(nn.Module):
             self.heat_head = _head(config.pyramid_size, 1)
             self.class_head = _head(config.pyramid_size, config.num_classes)
             # A focal loss starts well when everything is called background.
-            nn.init.constant_(self.heat_head[-1].bias, -3.0)
+            nn.init.constant_(_last(self.heat_head).bias, -3.0)
         used = [channels[self.strides.index(s)] for s in config.strides]
         self.project = nn.ModuleList(_projection(c, config.size, 1) for c in used)
         self.extra = nn.ModuleList(
@@ -377,6 +427,11 @@ def _head(size: int, out: int) -> nn.Sequential:
     )
 
 
+def _last(layers: nn.Module) -> nn.Linear:
+    # The last layer of a sequence (a 1×1 convolution has the same two parameters).
+    return cast(nn.Linear, cast(nn.Sequential, layers)[-1])
+
+
 def _mlp(size: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, out)
@@ -385,9 +440,10 @@ def _mlp(size: int, out: int) -> nn.Sequential:
 
 def _sample(features: Tensor, xy: Tensor) -> Tensor:
     """Bilinear features (B, C, H, W) at points (B, Q, 2) in 0..1 -> (B, Q, C)."""
-    grid = (xy * 2 - 1).unsqueeze(1).to(features.dtype)
-    out = F.grid_sample(features, grid, align_corners=False, padding_mode="border")
-    return out.squeeze(2).transpose(1, 2)
+    grid = (xy * 2 - 1).unsqueeze(1)
+    # In the points' dtype: half a number's digits would move points by pixels.
+    out = F.grid_sample(features.to(grid.dtype), grid, align_corners=False, padding_mode="border")
+    return out.to(features.dtype).squeeze(2).transpose(1, 2)
 
 
 def _inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -413,7 +469,7 @@ class LearnedQueries(nn.Module):
         self.position = nn.Embedding(config.queries, config.size)
         self.reference = nn.Linear(config.size, 4)
         nn.init.xavier_uniform_(self.reference.weight)
-        small = float(_inverse_sigmoid(torch.tensor(0.08)))
+        small = math.log(0.08 / 0.92)
         with torch.no_grad():
             self.reference.bias.copy_(torch.tensor([0.0, 0.0, small, small]))
 
@@ -437,8 +493,8 @@ class TwoStageQueries(nn.Module):
         self.logit = nn.Linear(config.size, 1)
         self.box = _mlp(config.size, 4)
         nn.init.constant_(self.logit.bias, -4.0)
-        nn.init.zeros_(self.box[-1].weight)
-        nn.init.zeros_(self.box[-1].bias)
+        nn.init.zeros_(_last(self.box).weight)
+        nn.init.zeros_(_last(self.box).bias)
         self.content = nn.Linear(config.size, config.size)
         self.position = nn.Linear(2 * config.size, config.size)
 
@@ -563,10 +619,10 @@ class DetectionDecoder(nn.Module):
         heat = config.query_source == "heatmap"
         for logit, box in zip(self.logit, self.box, strict=True):
             if heat:
-                nn.init.zeros_(logit.weight)
-            nn.init.constant_(logit.bias, 0.0 if heat else -4.0)
-            nn.init.zeros_(box[-1].weight)
-            nn.init.zeros_(box[-1].bias)
+                nn.init.zeros_(cast(nn.Linear, logit).weight)
+            nn.init.constant_(cast(nn.Linear, logit).bias, 0.0 if heat else -4.0)
+            nn.init.zeros_(_last(box).weight)
+            nn.init.zeros_(_last(box).bias)
 
     def forward(self, encoded: Encoded, queries: Queries) -> Detected:
         """Refine every query's box layer by layer."""
@@ -574,7 +630,7 @@ class DetectionDecoder(nn.Module):
         padding = None if bool(queries.valid.all()) else ~queries.valid
         logits, boxes = [], []
         for layer, logit, box in zip(self.layers, self.logit, self.box, strict=True):
-            value = layer.cross.project(encoded.memory)
+            value = cast(DecoderLayer, layer).cross.project(encoded.memory)
             at = references[..., :2] if self.config.geometry == "pixel" else references
             content = layer(content, queries.position, at, value, encoded.shapes, padding=padding)
             refined = self._refine(references, box(content).float(), encoded.image)
@@ -600,14 +656,17 @@ class RepresentationDecoder(nn.Module):
         super().__init__()
         self.config = config
         shared = _layer_config(config)
-        attends = {"none": lambda i: False, "not_first": lambda i: i > 0, "all": lambda i: True}
+        count = config.representation_layers
+        # Layers from this one on have self-attention.
+        attends_from = {"none": count, "not_first": 1, "all": 0}
+        first = attends_from[config.representation_self_attention]
         self.layers = nn.ModuleList(
             DecoderLayer(
                 shared,
-                self_attention=attends[config.representation_self_attention](i),
+                self_attention=i >= first,
                 box_constrained=config.box_constrained,
             )
-            for i in range(config.representation_layers)
+            for i in range(count)
         )
         self.content = nn.Linear(2, config.size)
         self.position = nn.Linear(2, config.size)
@@ -616,7 +675,7 @@ class RepresentationDecoder(nn.Module):
         )
         if config.class_target == "all":
             for layer in self.classify:
-                nn.init.constant_(layer.bias, -4.0)
+                nn.init.constant_(cast(nn.Linear, layer).bias, -4.0)
 
     def forward(
         self,
@@ -641,7 +700,7 @@ class RepresentationDecoder(nn.Module):
             content = features
         logits = []
         for layer, classify in zip(self.layers, self.classify, strict=True):
-            value = layer.cross.project(encoded.memory)
+            value = cast(DecoderLayer, layer).cross.project(encoded.memory)
             content = layer(
                 content, position, boxes, value, encoded.shapes, padding=padding, mask=mask
             )
@@ -651,7 +710,7 @@ class RepresentationDecoder(nn.Module):
     def _queries(
         self, boxes: Tensor, image: tuple[int, int], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        centre, size = boxes.split(2, -1)
+        centre, size = boxes[..., :2], boxes[..., 2:]
         if self.config.geometry == "pixel":
             # In pixels, and within the coarsest memory cell: a tile's size and place must not
             # change what a cell looks like.

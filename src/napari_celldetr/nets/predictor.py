@@ -17,6 +17,8 @@ from napari_celldetr.nets.criterion import clamp_boxes
 DUPLICATE_PX = 3.0
 """Of cells nearer than this at the model's scale, only the best scored stays."""
 _MULTIPLE = 64
+# How torch's allocators on Windows, Linux, GPUs and the GPU's libraries say it.
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
@@ -88,7 +90,7 @@ class CellDETRPredictor:
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from error
         except RuntimeError as error:
-            if "not enough memory" in str(error) or "out of memory" in str(error):
+            if any(words in str(error) for words in _OUT_OF_MEMORY):
                 raise MemoryError(str(error)) from error
             raise
 
@@ -97,6 +99,8 @@ class CellDETRPredictor:
         return torch.autocast(kind, dtype=self._dtype, enabled=self._dtype != torch.float32)
 
     def _predict(self, tiles: NDArray[np.uint8]) -> list[TilePrediction]:
+        if not len(tiles):
+            return []
         height, width = tiles.shape[1:3]
         image = self._prepare(tiles)
         views = self._views(image)
@@ -104,7 +108,8 @@ class CellDETRPredictor:
         return [self._cells(views, found, i, height, width) for i in range(len(tiles))]
 
     def _prepare(self, tiles: NDArray[np.uint8]) -> Tensor:
-        image = torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device)
+        # A copy: torch refuses arrays that may not be written, as cached tiles are.
+        image = torch.from_numpy(np.array(tiles)).to(self._device)
         image = image.permute(0, 3, 1, 2).float()
         image = (image - self._mean) / self._std
         down, right = (-image.shape[-2] % _MULTIPLE, -image.shape[-1] % _MULTIPLE)
@@ -113,21 +118,21 @@ class CellDETRPredictor:
         return image.contiguous(memory_format=torch.channels_last)
 
     def _views(self, image: Tensor) -> list[tuple[Encoded, Detected]]:
+        # Half the floor for peaks: the decoder may raise them.
         floor = self._card.score_floor / 2
         if not self._flips:
             encoded = self._model.encode(image)
             return [(encoded, self._model.detect(encoded, floor=floor))]
-        encoded = [self._model.encode(image.flip(f) if f else image) for f in _FLIPS]
-        heats = [e.heat.flip(f) if f else e.heat for e, f in zip(encoded, _FLIPS, strict=True)]
-        heat = torch.stack(heats).mean(0)
+        turned = [self._model.encode(image.flip(f) if f else image) for f in _FLIPS]
+        heats = [_heat(e).flip(f) if f else _heat(e) for e, f in zip(turned, _FLIPS, strict=True)]
         proposer = self._model.proposer
         assert isinstance(proposer, HeatmapQueries)
-        xy, prior = peaks(heat, proposer.count(encoded[0].image))
+        xy, prior = peaks(torch.stack(heats).mean(0), proposer.count(turned[0].image))
         valid = prior.sigmoid() >= floor
         used = max(int(valid.sum(1).max()), 1)
         xy, prior, valid = xy[:, :used], prior[:, :used], valid[:, :used]
         views = []
-        for view, flip in zip(encoded, _FLIPS, strict=True):
+        for view, flip in zip(turned, _FLIPS, strict=True):
             queries = proposer.at(view, _mirror(xy, flip), prior, valid)
             views.append((view, self._model.detection(view, queries)))
         return views
@@ -150,36 +155,43 @@ class CellDETRPredictor:
         width: int,
     ) -> TilePrediction:
         scores, boxes, valid = (part[i] for part in found)
-        names = self._card.class_names
-        empty = Detections.empty(names, embedding_size=self._model.config.size)
+        config = self._model.config
+        empty = Detections.empty(self._card.class_names, embedding_size=config.size)
         used = torch.nonzero(valid).flatten()
         finite = torch.isfinite(scores[used]).all() & torch.isfinite(boxes[used]).all()
-        if not bool(finite):
+        # A heatmap of NaN has no peaks: that would pass for a tile without cells.
+        heats = [e.heat[i] for e, _ in views if e.heat is not None]
+        if not bool(finite) or not all(bool(torch.isfinite(h).all()) for h in heats):
             return TilePrediction(empty, frozenset({NUMERICAL}))
         padded = views[0][0].image
         side = boxes.new_tensor([padded[1], padded[0]])
         centre = boxes[:, :2] * side
         inside = (centre >= 0).all(1) & (centre[:, 0] < width) & (centre[:, 1] < height)
-        used = torch.nonzero(valid & inside & (scores >= self._card.score_floor)).flatten()
+        # Where a score is sqrt(detection · class), a detection of floor² may still reach the floor.
+        least = self._card.score_floor ** (2 if config.class_target == "all" else 1)
+        used = torch.nonzero(valid & inside & (scores >= least)).flatten()
         used = used[_best_of_close(centre[used], scores[used], DUPLICATE_PX)]
-        full = self._saturated(valid, padded)
+        full = self._saturated(scores, valid, padded)
         flags = frozenset({SATURATED}) if full else frozenset()
         if not len(used):
             return TilePrediction(empty, flags)
-        chosen = clamp_boxes(boxes[used], padded)
+        # As in training: there, classes of all queries are learned from the boxes as they are.
+        raw = config.class_target == "all" and config.mode == "sequential"
+        chosen = boxes[used] if raw else clamp_boxes(boxes[used], padded)
         p, embeddings = self._describe(views, chosen, used, i)
         if not bool(torch.isfinite(p).all() & torch.isfinite(embeddings).all()):
             return TilePrediction(empty, frozenset({NUMERICAL}))
         score = scores[used]
-        if self._model.config.class_target == "all":
+        if config.class_target == "all":
             score = (score * p.max(-1).values).sqrt()
         table = self._table(score, boxes[used] * side.repeat(2), p, embeddings)
         return TilePrediction(table.above(self._card.score_floor), flags)
 
-    def _saturated(self, valid: Tensor, padded: tuple[int, int]) -> bool:
+    def _saturated(self, scores: Tensor, valid: Tensor, padded: tuple[int, int]) -> bool:
+        # Every slot is taken by something that may be a cell: there may be more.
         proposer = self._model.proposer
         if not isinstance(proposer, HeatmapQueries):
-            return False
+            return bool((scores >= self._card.score_floor).all())
         return int(valid.sum()) >= proposer.count(padded)
 
     def _describe(
@@ -213,6 +225,11 @@ class CellDETRPredictor:
             vectors.to(torch.float16).cpu().numpy(),
             {"class_probability": best.values.float().cpu().numpy()},
         )
+
+
+def _heat(encoded: Encoded) -> Tensor:
+    assert encoded.heat is not None
+    return encoded.heat
 
 
 def _probabilities(logits: Tensor, target: str) -> Tensor:

@@ -6,6 +6,7 @@ is unpickled, and no other model is taken in place of one that cannot be loaded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,9 +14,9 @@ import os
 import struct
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from napari_celldetr.core.errors import ModelError
+from napari_celldetr.core.errors import ConfigError, ModelError
 from napari_celldetr.nets.card import ModelCard, read_card
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from napari_celldetr.core.predictor import Predictor
 
+OWN = "celldetr"
+"""Architecture that this package builds itself."""
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 MAX_HEADER_BYTES = 8 * 1024 * 1024
@@ -115,7 +118,7 @@ def _check_header(path: Path) -> None:
     try:
         header = json.loads(text)
         tensors = {k: v for k, v in header.items() if k != "__metadata__"}
-        kinds = {v["dtype"] for v in tensors.values()}
+        kinds = {str(v["dtype"]) for v in tensors.values()}
         shapes_ok = all(isinstance(d, int) and d >= 0 for v in tensors.values() for d in v["shape"])
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
@@ -134,8 +137,12 @@ def _check_header(path: Path) -> None:
 
 
 def build_network(card: ModelCard) -> torch.nn.Module:
-    """The untrained network a card describes. Other architectures come by entry point."""
-    if card.architecture == "celldetr":
+    """The untrained network a card describes.
+
+    Other architectures come by entry point in the group ``napari_celldetr.nets``: a function
+    of the card that returns a module with a method ``make_predictor(card, *, device, flips)``.
+    """
+    if card.architecture == OWN:
         from napari_celldetr.nets.celldetr import CellDETR, CellDETRConfig
 
         known = {f.name for f in dataclasses.fields(CellDETRConfig)}
@@ -146,8 +153,26 @@ def build_network(card: ModelCard) -> torch.nn.Module:
                 found=", ".join(sorted(set(card.arguments) - known)),
                 remedy="update napari-celldetr",
             )
-        return CellDETR(CellDETRConfig(**card.arguments))
-    return _plugin(card).load()(card)
+        try:
+            config = CellDETRConfig(**card.arguments)
+        except ConfigError as error:
+            raise _bad_card(card, error.expected or "", error.found or "") from error
+        if config.num_classes != len(card.class_names) and not card.class_rule:
+            raise _bad_card(
+                card, f"{config.num_classes} class names", f"{len(card.class_names)} class names"
+            )
+        return CellDETR(config)
+    network: torch.nn.Module = _plugin(card).load()(card)
+    return network
+
+
+def _bad_card(card: ModelCard, expected: str, found: str) -> ModelError:
+    return ModelError(
+        f"The card of model {card.name!r} describes no network of ours.",
+        expected=expected,
+        found=found,
+        remedy="take the model folder again from its source",
+    )
 
 
 def _plugin(card: ModelCard) -> Any:
@@ -155,7 +180,7 @@ def _plugin(card: ModelCard) -> Any:
     if card.architecture not in found:
         raise ModelError(
             f"Model {card.name!r} needs an architecture that is not installed.",
-            expected="celldetr" + "".join(f", {n}" for n in sorted(found)),
+            expected=OWN + "".join(f", {n}" for n in sorted(found)),
             found=card.architecture,
             remedy="install the package that provides it",
         )
@@ -164,19 +189,24 @@ def _plugin(card: ModelCard) -> Any:
 
 def load_network(name_or_folder: str | Path) -> tuple[torch.nn.Module, ModelCard]:
     """Network with its weights, in float32 on the CPU, and its card."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     folder = find_model(name_or_folder)
     card = read_card(folder)
     path = check_weights(folder, card)
-    network = build_network(card)
+    # Our own network is built without memory first: a card that asks for a giant costs nothing.
+    ours = card.architecture == OWN
+    with torch.device("meta") if ours else contextlib.nullcontext():
+        network = build_network(card)
     try:
-        state = {k: v.float() for k, v in load_file(path).items()}
-        network.load_state_dict(state, strict=True)
+        state = load_file(path)
+        state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        network.load_state_dict(state, strict=True, assign=ours)
     except (SafetensorError, RuntimeError, ValueError) as error:
         raise _bad_weights(card, "the tensors this architecture has", str(error)[:300]) from error
-    return network, card
+    return network.requires_grad_(True), card
 
 
 def load_model(
@@ -197,10 +227,15 @@ def load_model(
     ModelError
         When the card, the weights, their hash or the device is not as it should be.
     """
+    from napari_celldetr.nets.celldetr import CellDETR
     from napari_celldetr.nets.predictor import CellDETRPredictor
 
-    network, card = load_network(name_or_folder)
     chosen = choose_device(device)
+    network, card = load_network(name_or_folder)
+    if not isinstance(network, CellDETR):
+        # An architecture that came by entry point brings its own way of predicting.
+        own: Predictor = cast(Any, network).make_predictor(card, device=chosen, flips=flips)
+        return own
     return CellDETRPredictor(network, card, device=chosen, flips=flips, dtype=_dtype(chosen))
 
 

@@ -37,7 +37,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) -> (…, C)."""
         inner = self.dropout(torch.relu(self.wide(x)))
-        return self.norm(x + self.dropout(self.narrow(inner)))
+        out: Tensor = self.norm(x + self.dropout(self.narrow(inner)))
+        return out
 
 
 class EncoderLayer(nn.Module):
@@ -57,7 +58,8 @@ class EncoderLayer(nn.Module):
         value = self.attention.project(memory)
         centres = boxes[..., :2].expand(len(memory), -1, -1)
         mixed = self.attention(memory + position, centres, value, shapes)
-        return self.feed_forward(self.norm(memory + self.dropout(mixed)))
+        out: Tensor = self.feed_forward(self.norm(memory + self.dropout(mixed)))
+        return out
 
 
 class DecoderLayer(nn.Module):
@@ -131,7 +133,8 @@ class DecoderLayer(nn.Module):
             query = self.self_norm(query + self.dropout(mixed))
         placed = query if position is None else query + position
         mixed = self.cross(placed, references, value, shapes)
-        return self.feed_forward(self.norm(query + self.dropout(mixed)))
+        out: Tensor = self.feed_forward(self.norm(query + self.dropout(mixed)))
+        return out
 
 
 def sine_position(xy: Tensor, size: int, *, temperature: float = 10_000.0) -> Tensor:

@@ -92,7 +92,7 @@ def evaluate(
     threshold = card.threshold if config.threshold is None else config.threshold
     started = time.monotonic()
     done, pixels = 0, 0
-    scores = {}
+    scores: dict[str, PointScores] = {}
     for spec, fields in sets:
         items = []
         for field in fields:
@@ -164,12 +164,11 @@ def found_cells(predictor: Predictor, field: Field) -> Detections:
 
 
 def point_field(field: Field, found: Detections) -> PointField:
-    """True and found centres of a field; class ids are left out where the truth has none."""
-    known = bool((field.class_ids >= 0).any())
+    """True and found cells of a field: a class found where nothing is counts against it."""
     return PointField(
         np.asarray(field.points, np.float64),
         np.asarray(found.centres, np.float64),
-        field.class_ids.astype(np.int64) if known else None,
-        found.class_ids.astype(np.int64) if known else None,
+        field.class_ids.astype(np.int64),
+        found.class_ids.astype(np.int64),
         field.name,
     )
