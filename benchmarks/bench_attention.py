@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/bench_attention.py [--quick] [--threads N] [--no-compile]
 The `compiled` side fuses the fast form's index arithmetic with torch.compile (needs a C++
-compiler, and seconds for every new shape); it shows what there is left to gain. Forward and backward are timed apart as training
-sees them: there, the fast form's gradient is the reference's.
+compiler, and seconds for every new shape); it shows what there is left to gain.
+Forward and backward are timed together as well: the fast form's gradient is the reference's.
 """
 
 from __future__ import annotations
