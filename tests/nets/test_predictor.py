@@ -9,8 +9,14 @@ import pytest
 import torch
 from tiny_nets import awake, card, pictures, small, small_config, tiny, tiny_config
 
+from napari_celldetr.core.boxes import iou_matrix, to_xyxy
 from napari_celldetr.core.predictor import NUMERICAL, SATURATED, Predictor
-from napari_celldetr.nets.predictor import DUPLICATE_PX, CellDETRPredictor, _best_of_close
+from napari_celldetr.nets.predictor import (
+    DUPLICATE_IOU,
+    DUPLICATE_PX,
+    CellDETRPredictor,
+    _best_of_close,
+)
 
 LOW = {"threshold": 0.4, "score_floor": 0.001}
 
@@ -243,17 +249,22 @@ def test_the_score_floor_holds(target):
     same(fewer, every.above(floor))
 
 
-def test_no_two_cells_are_nearer_than_3_px():
+def test_no_two_cells_are_near_or_overlap_much():
     from scipy.spatial.distance import pdist
 
     found = predictor().predict(pictures(1))[0].detections
     assert pdist(found.centres).min() > DUPLICATE_PX - 1e-3
+    overlap = iou_matrix(found.boxes, found.boxes)
+    np.fill_diagonal(overlap, 0)
+    assert overlap.max() <= DUPLICATE_IOU + 1e-3
 
 
-def slow_best(centres, scores, radius):
+def slow_best(boxes, scores, radius, iou):
+    apart = np.hypot(*(boxes[:, None, :2] - boxes[None, :, :2]).transpose(2, 0, 1))
+    overlap = iou_matrix(to_xyxy(boxes), to_xyxy(boxes))
     kept = []
     for i in np.argsort(-scores, kind="stable"):
-        if all(np.hypot(*(centres[i] - centres[j])) > radius for j in kept):
+        if all(apart[i, j] > radius and overlap[i, j] <= iou for j in kept):
             kept.append(i)
     return sorted(kept)
 
@@ -262,10 +273,10 @@ def slow_best(centres, scores, radius):
 def test_duplicates_go_as_in_the_greedy_rule(seed):
     rng = np.random.default_rng(seed)
     count = int(rng.integers(0, 80))
-    centres = rng.uniform(0, 25, (count, 2))
+    boxes = np.concatenate([rng.uniform(0, 60, (count, 2)), rng.uniform(2, 30, (count, 2))], 1)
     scores = rng.choice(np.linspace(0, 1, 9), count)
-    found = _best_of_close(torch.tensor(centres), torch.tensor(scores), 3.0)
-    assert found.tolist() == slow_best(centres, scores, 3.0)
+    found = _best_of_close(torch.tensor(boxes), torch.tensor(scores), radius=3.0, iou=0.3)
+    assert found.tolist() == slow_best(boxes, scores, 3.0, 0.3)
 
 
 def test_score_and_class_of_both_decoders_together():

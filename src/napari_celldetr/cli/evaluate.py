@@ -32,5 +32,4 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         text = json.dumps(report.as_dict(), indent=2, ensure_ascii=False)
         args.json.write_text(text + "\n", encoding="utf-8")
         screen.say(f"written: {args.json}")
-    screen.research_use()
     return Exit.OK

@@ -35,6 +35,8 @@ NUCLEUS_PX = 12.0
 """Typical nucleus side at 0.5 µm/px: the unit in which the pixel geometry counts sizes."""
 OFFSET_PX = 4.0
 """Unit in which the pixel geometry counts shifts of a centre."""
+CROWDED = 3
+"""How many times more queries than in training a heatmap may give at inference."""
 NO_PEAK = -1e9
 """Logit of a query slot that holds no heatmap peak."""
 
@@ -541,15 +543,26 @@ class HeatmapQueries(nn.Module):
             self.position = nn.Linear(config.size, config.size)
 
     def forward(self, encoded: Encoded, floor: float | None = None) -> Queries:
-        """Peaks by 3×3 maximum, best first; slots below `floor` are cut or marked invalid."""
+        """Peaks of the network's own heatmap, see `pick`."""
         assert encoded.heat is not None
-        xy, prior = peaks(encoded.heat.detach(), self.count(encoded.image))
-        valid = prior > NO_PEAK / 2
-        if floor is not None:
-            valid &= prior.sigmoid() >= floor
-            used = max(int(valid.sum(1).max()), 1)
-            xy, prior, valid = xy[:, :used], prior[:, :used], valid[:, :used]
-        return self.at(encoded, xy, prior, valid)
+        return self.at(encoded, *self.pick(encoded.heat.detach(), encoded.image, floor))
+
+    def pick(
+        self, heat: Tensor, image: tuple[int, int], floor: float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Places to look at: xy (B, Q, 2) in 0..1, prior logits and validity (B, Q), best first.
+
+        Without `floor` as many as `count` says. With it, only peaks of at least that
+        probability, and up to `CROWDED` times as many, so that dense fields lose none.
+        """
+        count = self.count(image)
+        if floor is None:
+            xy, prior = peaks(heat, count)
+            return xy, prior, prior > NO_PEAK / 2
+        xy, prior = peaks(heat, CROWDED * count)
+        valid = (prior > NO_PEAK / 2) & (prior.sigmoid() >= floor)
+        used = max(int(valid.sum(1).max()), 1)
+        return xy[:, :used], prior[:, :used], valid[:, :used]
 
     def at(self, encoded: Encoded, xy: Tensor, prior: Tensor, valid: Tensor) -> Queries:
         """Queries at given places: xy (B, Q, 2) in 0..1, prior logits and validity (B, Q)."""

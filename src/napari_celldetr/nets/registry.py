@@ -227,6 +227,8 @@ def load_model(
     ModelError
         When the card, the weights, their hash or the device is not as it should be.
     """
+    # A mistyped name should not cost the import of torch.
+    read_card(find_model(name_or_folder))
     from napari_celldetr.nets.celldetr import CellDETR
     from napari_celldetr.nets.predictor import CellDETRPredictor
 

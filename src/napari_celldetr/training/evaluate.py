@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.config import check, to_json
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import DataError, JobError
@@ -49,7 +50,7 @@ class EvaluationReport:
         parts = [f"\n{name}\n{scores.to_text()}" for name, scores in self.scores.items()]
         speed = 1000 * self.seconds / max(self.megapixels, 1e-9)
         tail = f"\n{self.megapixels:.2f} Mpx in {self.seconds:.1f} s ({speed:.0f} ms/Mpx)."
-        return "\n".join([head, *parts, tail, "Research use only."])
+        return "\n".join([head, *parts, tail, RESEARCH_USE])
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values."""
