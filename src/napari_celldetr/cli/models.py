@@ -21,10 +21,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: Screen) -> Exit:
     """List the models, or show one and check its weights."""
     from napari_celldetr.nets.card import read_card
-    from napari_celldetr.nets.registry import check_weights, find_model, list_models
+    from napari_celldetr.nets.registry import (
+        broken_models,
+        check_weights,
+        find_model,
+        list_models,
+    )
 
     if args.name is None:
         _list(list_models(), screen)
+        for name, error in broken_models().items():
+            screen.say(f"{name}  cannot be used: {error}")
         return Exit.OK
     folder = find_model(args.name)
     card = read_card(folder)

@@ -99,6 +99,9 @@ class CellDETRConfig:
     pyramid_size, heat_stride, class_stride
         Width of the pyramid that carries the heatmap, and the strides of heatmap and dense
         class map (heatmap source only).
+    projection_norm
+        ``group``: group norm behind each projection, as Deformable DETR. ``none``: without it a
+        cell's result cannot depend on what lies elsewhere in its tile.
     dense_class_weight : float
         Share of the dense class map in the final class, 0..1 (heatmap source only).
     """
@@ -130,6 +133,7 @@ class CellDETRConfig:
     pyramid_size: int = 64
     heat_stride: int = 2
     class_stride: int = 4
+    projection_norm: Literal["group", "none"] = "group"
     dense_class_weight: float = 0.0
     backend: Backend = "embedding_bag"
 
@@ -199,6 +203,7 @@ class CellDETRConfig:
             geometry="pixel",
             detection_self_attention=False,
             class_target="matched",
+            projection_norm="none",
             dense_class_weight=0.5,
         )
         return replace(base, **changes)
@@ -366,9 +371,11 @@ class Encoder(nn.Module):
             # A focal loss starts well when everything is called background.
             nn.init.constant_(_last(self.heat_head).bias, -3.0)
         used = [channels[self.strides.index(s)] for s in config.strides]
-        self.project = nn.ModuleList(_projection(c, config.size, 1) for c in used)
+        self.project = nn.ModuleList(
+            _projection(c, config.size, 1, config.projection_norm) for c in used
+        )
         self.extra = nn.ModuleList(
-            _projection(used[-1] if i == 0 else config.size, config.size, 3)
+            _projection(used[-1] if i == 0 else config.size, config.size, 3, config.projection_norm)
             for i in range(config.extra_levels)
         )
         levels = len(config.strides) + config.extra_levels
@@ -414,9 +421,11 @@ class Encoder(nn.Module):
         return torch.cat((raw[:, :skipped], memory), 1)
 
 
-def _projection(channels: int, size: int, kernel: int) -> nn.Module:
+def _projection(channels: int, size: int, kernel: int, norm: str) -> nn.Sequential:
     conv = nn.Conv2d(channels, size, kernel, stride=1 if kernel == 1 else 2, padding=kernel // 2)
     nn.init.xavier_uniform_(conv.weight)
+    if norm == "none":
+        return nn.Sequential(conv)
     return nn.Sequential(conv, nn.GroupNorm(32 if size % 32 == 0 else 4, size))
 
 

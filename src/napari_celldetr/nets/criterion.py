@@ -43,6 +43,9 @@ class Criterion:
     costs : MatchCosts
     class_weights : (K,) tensor or None
         Weight of each class in the cross-entropy.
+    match_layers : bool
+        Match every layer's queries anew, as Deformable DETR; else all take the last layer's
+        match, which is cheaper and as good where anchors hardly move.
     heat_sigma : float
         Spread of a cell's bump in the heatmap target, in heatmap pixels.
     """
@@ -50,13 +53,14 @@ class Criterion:
     weights: LossWeights
     costs: MatchCosts
     class_weights: Tensor | None = None
+    match_layers: bool = True
     heat_sigma: float = 1.5
 
     @classmethod
     def for_model(cls, model: CellDETR, class_weights: Tensor | None = None) -> Criterion:
         """The losses that fit the model's geometry."""
         if model.config.geometry == "pixel":
-            return cls(LossWeights.pixel(), MatchCosts.pixel(), class_weights)
+            return cls(LossWeights.pixel(), MatchCosts.pixel(), class_weights, match_layers=False)
         return cls(LossWeights(), MatchCosts(), class_weights)
 
     def __call__(
@@ -76,8 +80,12 @@ class Criterion:
         usable = usable_slots(detected, targets, encoded.image)
         pairs = self._match(detected.logits[-1], detected.boxes[-1], targets, encoded, usable)
         parts: dict[str, Tensor] = {}
-        for logits, boxes in zip(detected.logits, detected.boxes, strict=True):
-            self._add(parts, self._detection(logits, boxes, targets, pairs, usable, encoded))
+        last = len(detected.logits) - 1
+        for i, (logits, boxes) in enumerate(zip(detected.logits, detected.boxes, strict=True)):
+            own = pairs
+            if self.match_layers and i < last:
+                own = self._match(logits, boxes, targets, encoded, usable)
+            self._add(parts, self._detection(logits, boxes, targets, own, usable, encoded))
         if detected.queries.proposals is not None:
             logits, boxes = detected.queries.proposals
             every = torch.ones_like(logits, dtype=torch.bool)
@@ -254,14 +262,28 @@ def _representation_input(
     # Boxes, (coupled) features and class ids per image of the cells to describe.
     boxes, features, truth = [], [], []
     for i, (queries, cells) in enumerate(pairs):
-        found = detected.boxes[-1][i, queries].detach().clone()
-        if model.config.mode == "parallel":
+        found = detected.boxes[-1][i, queries].detach()
+        ids = targets[i].class_ids
+        if model.config.mode == "parallel" and model.config.decoupled:
+            # Every annotated cell, found or not, in its own box.
+            found = _annotated(found, cells, targets[i], encoded.image)
+            cells = torch.arange(len(ids), device=cells.device)
+        elif model.config.mode == "parallel":
             true = targets[i].boxes(encoded.image)[cells]
             found = torch.where(torch.isfinite(true), true, found)
         boxes.append(clamp_boxes(found, encoded.image))
         features.append(detected.features[i, queries])
-        truth.append(targets[i].class_ids[cells])
+        truth.append(ids[cells])
     return boxes, None if model.config.decoupled else features, truth
+
+
+def _annotated(found: Tensor, cells: Tensor, target: Targets, image: tuple[int, int]) -> Tensor:
+    # Annotated boxes; a cell without extent takes the matched query's, else a typical size.
+    true = target.boxes(image)
+    side = true.new_tensor([image[1], image[0]])
+    size = (NUCLEUS_PX / side).expand(len(true), 2).clone()
+    size[cells] = found[:, 2:].to(size.dtype)
+    return torch.cat((true[:, :2], torch.where(torch.isfinite(true[:, 2:]), true[:, 2:], size)), -1)
 
 
 def clamp_boxes(boxes: Tensor, image: tuple[int, int]) -> Tensor:

@@ -14,6 +14,7 @@ from napari_celldetr.core.predictor import NUMERICAL, SATURATED, TilePrediction
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CROWDED, CellDETR, Detected, Encoded, HeatmapQueries
 from napari_celldetr.nets.criterion import clamp_boxes
+from napari_celldetr.nets.windows import predict_windows
 
 DUPLICATE_PX = 4.0
 DUPLICATE_IOU = 0.4
@@ -94,6 +95,12 @@ class CellDETRPredictor:
 
     def predict(self, tiles: NDArray[np.uint8]) -> list[TilePrediction]:
         """See `napari_celldetr.core.predictor.Predictor.predict`."""
+        config = self._model.config
+        if config.geometry == "sigmoid" and max(tiles.shape[1:3]) > config.window:
+            return [predict_windows(self._guarded, tile, config.window) for tile in tiles]
+        return self._guarded(tiles)
+
+    def _guarded(self, tiles: NDArray[np.uint8]) -> list[TilePrediction]:
         try:
             with torch.inference_mode(), self._autocast():
                 return self._predict(tiles)

@@ -43,13 +43,32 @@ def model_folders() -> list[Path]:
 
 
 def list_models() -> list[ModelCard]:
-    """Cards of all models that can be found, by name; a name found first hides later ones."""
-    cards: dict[str, ModelCard] = {}
+    """Cards of all models that can be found, by name; a name found first hides later ones.
+
+    A folder whose card cannot be used is left out; `broken_models` names it and says why.
+    """
+    return [card for card in _scan().values() if isinstance(card, ModelCard)]
+
+
+def broken_models() -> dict[str, ModelError]:
+    """Why each model folder with an unusable card is not listed."""
+    return {name: card for name, card in _scan().items() if isinstance(card, ModelError)}
+
+
+def _scan() -> dict[str, ModelCard | ModelError]:
+    found: dict[str, ModelCard | ModelError] = {}
     for root in model_folders():
-        for folder in sorted(root.iterdir()):
-            if (folder / CARD).is_file() and folder.name not in cards:
-                cards[folder.name] = read_card(folder)
-    return [cards[name] for name in sorted(cards)]
+        for folder in root.iterdir():
+            if (folder / CARD).is_file() and folder.name not in found:
+                found[folder.name] = _card_or_error(folder)
+    return dict(sorted(found.items()))
+
+
+def _card_or_error(folder: Path) -> ModelCard | ModelError:
+    try:
+        return read_card(folder)
+    except ModelError as error:
+        return error
 
 
 def find_model(name_or_folder: str | Path) -> Path:

@@ -86,7 +86,7 @@ class _Run:
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.groups = _parameter_groups(config, model)
         self.optimizer = torch.optim.AdamW(
-            self.groups, betas=(0.9, 0.99), weight_decay=config.weight_decay
+            self.groups, betas=(0.9, 0.99), weight_decay=config.recipe.weight_decay
         )
         self.rates = [g["lr"] for g in self.groups]
         weights = class_weights(pools, len(config.class_names)).to(device)
@@ -106,7 +106,9 @@ class _Run:
             raise _not_a_number("loss", number, parts)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norms = [nn.utils.clip_grad_norm_(g["params"], self.config.clip) for g in self.groups]
+        norms = [
+            nn.utils.clip_grad_norm_(g["params"], self.config.recipe.clip) for g in self.groups
+        ]
         if not all(math.isfinite(float(norm)) for norm in norms):
             raise _not_a_number("gradient", number, parts)
         self.optimizer.step()
@@ -115,7 +117,7 @@ class _Run:
 
     def _set_rates(self, number: int) -> None:
         c = self.config
-        rise = min(1.0, (number + 1) / max(c.warmup, 1))
+        rise = min(1.0, (number + 1) / max(c.recipe.warmup, 1))
         fall = 0.5 * (1 + math.cos(math.pi * number / c.steps))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * rise * max(fall, 0.01)
@@ -180,15 +182,15 @@ def _batches(
     stream = CropStream(
         pools,
         size=config.crop,
-        length=config.steps * config.batch,
+        length=config.steps * config.recipe.batch,
         seed=config.seed,
         augmentation=Augmentation(),
     )
-    rest = Subset(stream, range(first * config.batch, len(stream)))
+    rest = Subset(stream, range(first * config.recipe.batch, len(stream)))
     # The loader's items are what `collate` makes of the stream's.
     return DataLoader(
         cast("Dataset[tuple[Tensor, list[Targets]]]", rest),
-        batch_size=config.batch,
+        batch_size=config.recipe.batch,
         num_workers=config.workers,
         collate_fn=collate,
         multiprocessing_context="spawn" if config.workers else None,
@@ -227,7 +229,8 @@ def _start_model(config: TrainConfig) -> CellDETR:
 
 def _parameter_groups(config: TrainConfig, model: CellDETR) -> list[dict[str, Any]]:
     heads = ("encoder.pyramid", "encoder.heat_head", "encoder.class_head")
-    rates = {"backbone": config.lr_backbone, "heads": config.lr_heads}
+    recipe = config.recipe
+    rates = {"backbone": recipe.lr_backbone, "heads": recipe.lr_heads}
     groups: dict[str, list[nn.Parameter]] = {"backbone": [], "heads": [], "decoders": []}
     for name, parameter in model.named_parameters():
         if name.startswith("encoder.backbone"):
@@ -237,7 +240,7 @@ def _parameter_groups(config: TrainConfig, model: CellDETR) -> list[dict[str, An
         else:
             groups["decoders"].append(parameter)
     return [
-        {"params": members, "lr": rates.get(name, config.lr_decoders)}
+        {"params": members, "lr": rates.get(name, recipe.lr_decoders)}
         for name, members in groups.items()
         if members
     ]
@@ -296,5 +299,5 @@ def make_card(config: TrainConfig, model: CellDETR, pools: list[Pool]) -> ModelC
         metrics={},
         intended_use="Research use only. Not a medical device.",
         limits="Not evaluated yet.",
-        training=json.loads(to_json(config)),
+        training=json.loads(to_json(config)) | asdict(config.recipe),
     )
