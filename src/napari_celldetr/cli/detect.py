@@ -131,11 +131,11 @@ class _Detecting:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The model, ready to predict."""
-        from napari_celldetr.nets.registry import load_model
+        """The model, loaded when a tile needs it and shared by all slides."""
+        from napari_celldetr.nets.lazy import LazyModel
 
         config = self.config
-        return load_model(config.model, device=config.device, flips=config.flips)
+        return LazyModel(config.model, device=config.device, flips=config.flips)
 
     def _write(self, slide: Slide, cells: Detections, output: Output) -> list[Path]:
         from napari_celldetr.pipeline.export import export

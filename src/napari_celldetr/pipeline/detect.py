@@ -359,7 +359,8 @@ class _Run:
 
     def _load(self) -> Predictor:
         if self.predictor is not None:
-            return self.predictor
+            # A lazy model is loaded here, so that its real device is known before batches are.
+            return cast(Predictor, getattr(self.predictor, "loaded", self.predictor))
         from napari_celldetr.nets.registry import load_model
 
         return load_model(self.config.model, device=self.config.device, flips=self.config.flips)
