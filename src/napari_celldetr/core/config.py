@@ -148,7 +148,7 @@ class DetectConfig:
     halo_px: Annotated[
         int,
         Field("Halo", "Overlap around each tile", ge=16, le=512, unit="px", advanced=True),
-    ] = 64
+    ] = 96
     batch: Annotated[
         int,
         Field("Batch", "Tiles at once; 0 chooses for the device", ge=0, le=256, advanced=True),

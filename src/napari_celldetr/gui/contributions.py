@@ -21,6 +21,7 @@ from napari_celldetr.gui.layers import (
     typical_size,
 )
 from napari_celldetr.gui.store import CellStore
+from napari_celldetr.pipeline.demo import IHC_MPP
 from napari_celldetr.slides.readers import open_slide
 
 LayerData: TypeAlias = tuple[Any, dict[str, Any], str]
@@ -105,10 +106,6 @@ def write_cells(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
         )
     store.write(path)
     return [path]
-
-
-IHC_MPP = 0.5
-"""The file does not say; its columnar nuclei are about 10 × 26 px, in life about 5 × 13 µm."""
 
 
 def sample_ihc() -> list[LayerData]:
