@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -35,11 +36,23 @@ def finish(trained: Path, notes: Path, evaluations: list[Path], out: Path) -> Mo
     for path in evaluations:
         metrics.update(_figures(path, card))
     data = [_credited(entry, words["data"]) for entry in card.data] + words.get("more_data", [])
+    if "parent" in words:
+        changes["parent"] = read_card(out.parent / words["parent"]).weights_sha256
+    changes["training"] = _without_paths(card.training)
     done = dataclasses.replace(card, name=out.name, data=data, metrics=metrics, **changes)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights, out / WEIGHTS)
     (out / CARD).write_text(done.to_json(), encoding="utf-8")
     return done
+
+
+def _without_paths(training: dict[str, object]) -> dict[str, object]:
+    """The training settings with names instead of one machine's folders."""
+    kept = {k: v for k, v in training.items() if k not in ("output", "fresh", "workers")}
+    kept["data"] = re.sub(r":[^\s@*+]*/", ":", str(kept["data"]))
+    for key in ("backbone_weights", "init"):
+        kept[key] = Path(str(kept[key])).name
+    return kept
 
 
 def _figures(path: Path, card: ModelCard) -> dict[str, object]:

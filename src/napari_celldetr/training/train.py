@@ -19,11 +19,16 @@ from napari_celldetr import __version__
 from napari_celldetr.core.config import check, to_json
 from napari_celldetr.core.errors import ConfigError, JobError
 from napari_celldetr.core.progress import Job, Progress
-from napari_celldetr.nets.card import ModelCard
+from napari_celldetr.nets.card import ModelCard, read_card
 from napari_celldetr.nets.celldetr import CellDETR, CellDETRConfig
 from napari_celldetr.nets.criterion import Criterion
 from napari_celldetr.nets.matching import Targets
-from napari_celldetr.nets.registry import choose_device, load_network, save_model
+from napari_celldetr.nets.registry import (
+    choose_device,
+    find_model,
+    load_network,
+    save_model,
+)
 from napari_celldetr.training.augment import Augmentation
 from napari_celldetr.training.checkpoint import load_checkpoint, save_checkpoint
 from napari_celldetr.training.config import TrainConfig
@@ -300,4 +305,5 @@ def make_card(config: TrainConfig, model: CellDETR, pools: list[Pool]) -> ModelC
         intended_use="Research use only. Not a medical device.",
         limits="Not evaluated yet.",
         training=json.loads(to_json(config)) | asdict(config.recipe),
+        parent=read_card(find_model(config.init)).weights_sha256 if config.init else None,
     )
