@@ -172,7 +172,7 @@ def test_boxes_are_kept_between_half_and_six_nuclei():
 
 
 def test_queries_on_padding_neither_match_nor_count():
-    model = small(queries=12, window=64)
+    model = small(queries=80, window=64)
     image = torch.randn(1, 3, 64, 64)
     valid = torch.zeros(64, 64, dtype=torch.bool)
     valid[:, :32] = True
