@@ -1,6 +1,6 @@
 """Is tiled equal to whole? Six tilings of one 2048² H&E field beside a single pass, same weights.
 
-Usage: python benchmarks/check_tilings.py SLIDE [--x X --y Y --side N] [--halo PX]
+Usage: python tools/check_tilings.py SLIDE [--x X --y Y --side N] [--halo PX]
 
 Prints, per tile size, the number of cells, its difference from the single pass, the cells without
 a partner within 3 µm on either side (faint ones that cross the score threshold), and how many of
