@@ -23,6 +23,7 @@ TILES = (512, 640, 768, 1024, 1280, 1536)
 
 
 def main() -> int:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slide")
     parser.add_argument("--x", type=int, default=96)

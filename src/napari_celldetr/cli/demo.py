@@ -58,6 +58,8 @@ def _show(outcome: Outcome, seconds: float, screen: Screen) -> None:
     ]
     if outcome.known is not None:
         rows.insert(1, ("known", f"{outcome.hit} of the {outcome.known} cells drawn into it found"))
+    if outcome.case.note:
+        rows.append(("note", outcome.case.note))
     screen.say(f"{outcome.slide.name}: {outcome.case.title}")
     screen.rows(rows, indent=2)
 

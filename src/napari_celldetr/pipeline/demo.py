@@ -35,6 +35,8 @@ class Case:
     make: Callable[[Path], tuple[Path, Detections | None]]
     """Writes the image into a folder; its path, and the cells drawn into it where known."""
     mpp: float | None = None
+    note: str = ""
+    """What to know before believing the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ def cases() -> list[Case]:
             "celldetr-ihc",
             _ihc,
             IHC_MPP,
+            "this stain lies in cytoplasm and membranes, for which the model is not made: nuclei in "
+            "the brown glands are unreliable",
         ),
         Case("he", "a generated H&E slide", "celldetr-he", _he),
     ]
