@@ -60,8 +60,8 @@ def cases() -> list[Case]:
             "celldetr-ihc",
             _ihc,
             IHC_MPP,
-            "this stain lies in cytoplasm and membranes, for which the model is not made: nuclei in "
-            "the brown glands are unreliable",
+            "this stain lies in cytoplasm and membranes, for which the model is not made: "
+            "nuclei in the brown glands are unreliable",
         ),
         Case("he", "a generated H&E slide", "celldetr-he", _he),
     ]
