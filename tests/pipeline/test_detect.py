@@ -227,6 +227,23 @@ def test_an_empty_slide_gives_an_empty_table_that_says_it_was_looked_at():
     assert steps[-1].report.done == steps[-1].report.tiles > 0
 
 
+def test_tissue_without_cells_raises_a_doubt():
+    pink = np.full((600, 600, 3), (200, 150, 190), np.uint8)
+    cells, steps = run(FakeSlide(pink), DetectConfig(tile_px=256, halo_px=32))
+    assert len(cells) == 0
+    (warning,) = steps[-1].report.warnings
+    assert "Check the pixel size" in warning
+
+
+def test_a_region_cut_by_the_slide_is_said_so(field):
+    slide = FakeSlide(field)
+    width, height = slide.size
+    _, steps = run(slide, region=Region(width - 200, height - 100, 500, 500))
+    assert any("only 200 × 100 px" in w for w in steps[-1].report.warnings)
+    _, steps = run(slide, region=Region(0, 0, 200, 100))
+    assert not any("beyond" in w for w in steps[-1].report.warnings)
+
+
 def test_embeddings_come_through_storage_and_merge(field):
     slide, size = FakeSlide(field), 5
     cells, _ = run(slide, predictor=FakePredictor(embedding_size=size))

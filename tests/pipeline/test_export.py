@@ -151,7 +151,9 @@ def test_csv_columns_are_as_documented(cells, tmp_path):
     mpp_x, mpp_y = cells.source.mpp
     um = [float(v) for v in rows[6][8:10]]
     assert um == pytest.approx([x * mpp_x, y * mpp_y], abs=0.00101)
-    assert "x_um" not in read_detections(path).columns
+    back = read_detections(path)
+    assert "x_um" not in back.columns
+    assert back.source.mpp == pytest.approx(cells.source.mpp, rel=1e-4)
     bare = replace(cells, source=Source(), columns={})
     first = export(bare, tmp_path / "b.csv").read_text().splitlines()[0]
     assert first == "x,y,x0,y0,x1,y1,score,class"

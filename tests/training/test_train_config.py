@@ -46,6 +46,7 @@ def test_several_data_sets():
         "points:a@-1",
         "points:a@nan",
         "points:a@inf",
+        "points:a@9",
         "points:a*0",
         "points:a*nan",
         "points:a*inf",

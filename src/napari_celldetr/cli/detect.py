@@ -161,12 +161,13 @@ class _Detecting:
     ) -> None:
         counts = " · ".join(f"{name} {n}" for name, n in cells.counts().items())
         rate = f" ({len(cells) / seconds:.0f} cells/s)" if seconds > 0 else ""
-        device = report.device or self.predictor.device
+        where = f"on {report.device}" if report.device else "(from stored results)"
         self.screen.say(slide.name)
         self.screen.rows(
             [
                 ("cells", f"{len(cells)}: {counts}"),
-                ("model", f"{cells.source.model or self.predictor.card.name} on {device}"),
+                ("model", f"{cells.source.model or self.predictor.card.name} {where}"),
+                ("pixel size", _pixel_size(slide, cells)),
                 ("tiles", _tiles(report)),
                 ("time", duration(seconds) + rate),
                 ("written", ", ".join(str(f) for f in files)),
@@ -181,6 +182,11 @@ class _Detecting:
             self.screen.say(f"  warning: {warning}")
         if report.failed:
             self.screen.say("  INCOMPLETE: cells in the failed tiles are missing from the result")
+
+
+def _pixel_size(slide: Slide, cells: Detections) -> str:
+    mpp = cells.source.mpp or slide.mpp
+    return "unknown" if mpp is None else f"{mpp[0]:.4g} µm/px (from: {slide.mpp_source})"
 
 
 def _tiles(report: DetectReport) -> str:

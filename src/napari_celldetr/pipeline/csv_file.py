@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
-from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.detections import Detections, Source
 from napari_celldetr.core.errors import ExportError
 from napari_celldetr.pipeline.text_rows import Piece, decimals, join, words
 
@@ -58,9 +58,23 @@ def read_csv(path: Path) -> Detections:
                 for n in table.column_names
                 if n not in (*LEADING, *MICROMETRES)
             },
+            Source(mpp=_pixel_size(table)),
         )
     except (ValueError, TypeError) as error:
         raise _refused(f"{type(error).__name__}: {str(error)[:150]}") from error
+
+
+def _pixel_size(table: pa.Table) -> tuple[float, float] | None:
+    """µm/px as the centres in px and in µm say it; None where they do not."""
+    if not set(MICROMETRES) <= set(table.column_names) or not len(table):
+        return None
+    sizes = []
+    for px, um in zip(LEADING[:2], MICROMETRES, strict=True):
+        at = np.asarray(table.column(px), np.float64)
+        # The cell farthest out, where the rounding of both numbers weighs least.
+        far = int(np.argmax(at))
+        sizes.append(float(table.column(um)[far].as_py()) / at[far] if at[far] > 0 else 0.0)
+    return (round(sizes[0], 6), round(sizes[1], 6)) if min(sizes) > 0 else None
 
 
 def safe_text(text: str) -> str:

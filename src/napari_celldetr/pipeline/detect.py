@@ -149,7 +149,9 @@ def detect(
     with Ledger(folder / run.key[:24], key=run.key, fresh=fresh) as ledger:
         report = yield from run.compute(ledger)
         cells = run.collect(ledger)
-    report = replace(report, cells=len(cells), warnings=(*report.warnings, *run.doubts(cells)))
+    looked_at = report.tiles - report.skipped - report.failed
+    warnings = (*report.warnings, *run.doubts(cells, looked_at))
+    report = replace(report, cells=len(cells), warnings=warnings)
     yield run.progress(report, message=report.summary())
     return cells
 
@@ -163,6 +165,7 @@ class _Run:
     card: Any
     predictor: Predictor | None
     region: Region
+    cut: bool
     geometry: Geometry
     tiles: list[Tile]
     threshold: float
@@ -201,6 +204,7 @@ class _Run:
             card=card,
             predictor=predictor,
             region=asked,
+            cut=region is not None and asked != region,
             geometry=geometry,
             tiles=geometry.grid.plan(asked, first=first),
             threshold=threshold,
@@ -240,8 +244,17 @@ class _Run:
         cells = inside(merged, self.region).with_source(self.source)
         return cells.with_columns(**size_columns(cells.boxes, self.geometry.mpp))
 
-    def doubts(self, cells: Detections) -> Iterator[str]:
+    def doubts(self, cells: Detections, looked_at: int) -> Iterator[str]:
         """What the result itself says against the settings."""
+        if self.cut:
+            size = f"{self.region.width} × {self.region.height} px"
+            yield f"The region reaches beyond the slide; only {size} of it were analysed."
+        if not len(cells) and looked_at and self.config.tissue_only:
+            source = getattr(self.slide, "mpp_source", "") or "as given"
+            yield (
+                f"No cells in {looked_at} tiles with tissue. Check the pixel size "
+                f"({self.geometry.mpp[0]:.4g} µm/px, from: {source}) and the model's stain."
+            )
         if len(cells) < 50:
             return
         median = float(np.median(cells.columns[DIAMETER]))

@@ -60,7 +60,7 @@ def _torch() -> Check:
     name = torch.cuda.get_device_name() if device == "cuda" else device
     found = f"{torch.__version__}, runs on {name}, {torch.get_num_threads()} threads"
     if device == "cpu":
-        return Check("torch", OK, found + " (no GPU: slower, same cells)")
+        return Check("torch", OK, found + " (no GPU: slower, cells as good)")
     return Check("torch", OK, found)
 
 

@@ -79,6 +79,13 @@ def read_detections(path: str | Path) -> Detections:
 
     source = Path(path)
     suffix = suffix_of(source, READABLE)
+    if not source.is_file():
+        raise ExportError(
+            f"The file {source.name!r} does not exist.",
+            expected="a result written before",
+            found="a folder" if source.is_dir() else "nothing",
+            remedy="check the path",
+        )
     try:
         return _reader(suffix)(source)
     except ExportError:

@@ -335,6 +335,9 @@ def _as_job_error() -> Iterator[None]:
         text = str(error)
         if "full" in text:
             raise _unwritable("the disk is full") from error
+        if "I/O" in text:
+            # What SQLite says where a write fails half way; discarding results would not help.
+            raise _unwritable(f"{text}: the disk is full or failing") from error
         if "locked" in text or "readonly" in text or "unable to open" in text:
             raise _unwritable(text) from error
         raise _damaged(text) from error

@@ -50,12 +50,13 @@ def _parse_one(word: str) -> DataSpec:
     except ValueError:
         spec = DataSpec("", Path(), 0.0, 0.0)
     numbers_ok = all(math.isfinite(v) and v > 0 for v in (spec.mpp, spec.weight))
+    numbers_ok = numbers_ok and 0.05 <= spec.mpp <= 4
     if spec.kind not in ("points", "instances") or not folder or not numbers_ok:
         raise ConfigError(
             "A data set is named in a way that cannot be read.",
             expected=_SPEC,
             found=word,
-            remedy="write kind, colon, folder, and optionally @µm/px, *share and +dab",
+            remedy="write kind, colon, folder, and optionally @µm/px (0.05 to 4), *share and +dab",
         )
     return spec
 
