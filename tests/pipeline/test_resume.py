@@ -41,7 +41,8 @@ def run_and_kill(processes, pixels, workspace, count, rng):
         target=killable.run_job, args=(str(pixels), str(workspace), str(count))
     )
     before = size(count)
-    at = before + int(rng.integers(0, killable.TILES - before + 1))
+    # A kill can cost a batch that is done again, so more than all tiles may have been counted.
+    at = before + int(rng.integers(0, max(killable.TILES - before, 0) + 1))
     child.start()
     while size(count) < at and child.is_alive():
         time.sleep(0.001)
