@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -213,6 +214,11 @@ class _Run:
             started=started,
         )
 
+    @cached_property
+    def by_index(self) -> dict[tuple[int, int], Tile]:
+        """Planned tiles by grid position, made once: every batch looks its tiles up."""
+        return {t.index: t for t in self.tiles}
+
     def compute(self, ledger: Ledger) -> Generator[Progress, None, DetectReport]:
         """Make every planned tile known to the ledger, and report."""
         known = ledger.rows()
@@ -233,7 +239,7 @@ class _Run:
 
     def collect(self, ledger: Ledger) -> Detections:
         """The merged result, always as it lies on disk."""
-        by_index = {t.index: t for t in self.tiles}
+        by_index = self.by_index
         stored = ((by_index[index], table) for index, table in ledger.read(by_index))
         merged = merge(
             ((tile, table.above(self.threshold)) for tile, table in stored),
@@ -338,7 +344,7 @@ class _Run:
     def _tally(
         self, report: DetectReport, results: list[TileResult]
     ) -> tuple[DetectReport, list[TileEvent]]:
-        by_index = {t.index: t for t in self.tiles}
+        by_index = self.by_index
         states = Counter(r.state for r in results)
         reasons = [
             (by_index[r.index].key, r.reason) for r in results if r.state in (FAILED, SATURATED)
