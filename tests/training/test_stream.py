@@ -96,7 +96,7 @@ def test_nucleus_ignores_the_data_s_classes(root):
 
 
 def test_instance_maps_have_no_splits(root):
-    from napari_celldetr.training.config import parse_data
+    from napari_celldetr.training.specs import parse_data
 
     (spec,) = parse_data(f"instances:{root / 'instances'}@0.5")
     assert len(load_fields(spec, class_names=("a",))) == 2

@@ -175,8 +175,8 @@ def test_what_cannot_be_trained_is_refused(root):
 def test_rare_classes_weigh_more():
     import numpy as np
 
-    from napari_celldetr.training.config import DataSpec
     from napari_celldetr.training.datasets import Field
+    from napari_celldetr.training.specs import DataSpec
     from napari_celldetr.training.stream import Pool
 
     ids = np.array([0] * 16 + [1] * 4 + [-1] * 9, np.int16)

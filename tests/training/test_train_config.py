@@ -8,7 +8,8 @@ import pytest
 
 from napari_celldetr.core.config import check, from_mapping
 from napari_celldetr.core.errors import ConfigError
-from napari_celldetr.training.config import DataSpec, EvaluateConfig, TrainConfig, parse_data
+from napari_celldetr.training.config import EvaluateConfig, TrainConfig
+from napari_celldetr.training.specs import DataSpec, parse_data
 
 
 @pytest.mark.parametrize(

@@ -26,12 +26,15 @@ class Targets:
         -1 where the type is unknown.
     valid : (H, W) bool or None
         Where the image is image and not padding.
+    composition : (K,) float32 or None
+        Share of each class among the cells of the image, where only that is known.
     """
 
     centres: Tensor
     sizes: Tensor
     class_ids: Tensor
     valid: Tensor | None = None
+    composition: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.centres)

@@ -109,7 +109,9 @@ class Crop:
     complete : bool
         The field's own word on whether places without a point are background.
     rows : (N,) intp
-        Row of the field that each point is.
+        Row of the field that each point is; -1 for a cell pasted from elsewhere.
+    composition : (K,) float32 or None
+        The field's class shares, where only those are known.
     """
 
     image: NDArray[np.uint8]
@@ -119,6 +121,7 @@ class Crop:
     valid: NDArray[np.bool_]
     complete: bool
     rows: NDArray[np.intp]
+    composition: NDArray[np.float32] | None = None
 
 
 def sample_crop(

@@ -1,64 +1,12 @@
-"""Settings of training and evaluation, and the words that name a data set on a command line."""
+"""Settings of training and evaluation."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 from napari_celldetr.core.config import Field
-from napari_celldetr.core.errors import ConfigError
-
-_SPEC = "KIND:FOLDER[@MPP][*WEIGHT][+dab], e.g. points:fields@0.5 instances:masks@0.25*0.3"
-
-
-@dataclass(frozen=True, slots=True)
-class DataSpec:
-    """One data set: `kind` (points or instances), folder, µm/px and share in sampling.
-
-    `restain` shows its H&E fields as haematoxylin and DAB.
-    """
-
-    kind: str
-    folder: Path
-    mpp: float
-    weight: float
-    restain: bool = False
-
-
-def parse_data(text: str) -> list[DataSpec]:
-    """Data sets out of words like ``points:folder@0.5*1.0``; `ConfigError` when malformed."""
-    specs = [_parse_one(word) for word in text.split()]
-    if not specs:
-        raise ConfigError(
-            "No data set is named.",
-            expected=_SPEC,
-            found="nothing",
-            remedy="name at least one data set",
-        )
-    return specs
-
-
-def _parse_one(word: str) -> DataSpec:
-    plain = word.removesuffix("+dab")
-    kind, _, rest = plain.partition(":")
-    body, _, weight = rest.rpartition("*") if "*" in rest else (rest, "", "1")
-    folder, _, mpp = body.rpartition("@") if "@" in body else (body, "", "0.5")
-    try:
-        spec = DataSpec(kind, Path(folder), float(mpp), float(weight), plain != word)
-    except ValueError:
-        spec = DataSpec("", Path(), 0.0, 0.0)
-    numbers_ok = all(math.isfinite(v) and v > 0 for v in (spec.mpp, spec.weight))
-    numbers_ok = numbers_ok and 0.05 <= spec.mpp <= 4
-    if spec.kind not in ("points", "instances") or not folder or not numbers_ok:
-        raise ConfigError(
-            "A data set is named in a way that cannot be read.",
-            expected=_SPEC,
-            found=word,
-            remedy="write kind, colon, folder, and optionally @µm/px (0.05 to 4), *share and +dab",
-        )
-    return spec
+from napari_celldetr.training.specs import DATA_WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +34,7 @@ RECIPES = {
 class TrainConfig:
     """Settings of `celldetr train`. Unset ones take the network's recipe (`recipe`)."""
 
-    data: Annotated[str, Field("Data", f"Data sets: {_SPEC}")] = ""
+    data: Annotated[str, Field("Data", f"Data sets: {DATA_WORDS}")] = ""
     output: Annotated[str, Field("Output", "Folder of the run: checkpoint, log, model")] = (
         "runs/celldetr"
     )
@@ -159,7 +107,7 @@ class TrainConfig:
 class EvaluateConfig:
     """Settings of `celldetr evaluate`."""
 
-    data: Annotated[str, Field("Data", f"Data sets: {_SPEC}")] = ""
+    data: Annotated[str, Field("Data", f"Data sets: {DATA_WORDS}")] = ""
     model: Annotated[str, Field("Model", "Name or folder")] = "celldetr-he"
     groups: Annotated[
         str, Field("Groups", "Only these groups (patients), separated by commas; empty takes all")

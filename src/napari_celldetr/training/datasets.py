@@ -47,6 +47,8 @@ class Field:
         Whether a place without a point is background.
     instances : (H, W) int32 or None
         Instance map; id i + 1 is row i of `points`.
+    composition : (K,) float32 or None
+        Share of each class among the field's cells, where only that is known.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Field:
     class_names: tuple[str, ...] = ()
     complete: bool = True
     instances: NDArray[np.int32] | None = None
+    composition: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.points)

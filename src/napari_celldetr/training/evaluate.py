@@ -17,8 +17,9 @@ from napari_celldetr.core.metrics import PointField, PointScores, point_scores
 from napari_celldetr.core.predictor import NUMERICAL, Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.nets.registry import load_model
-from napari_celldetr.training.config import DataSpec, EvaluateConfig, parse_data
+from napari_celldetr.training.config import EvaluateConfig
 from napari_celldetr.training.datasets import Field, resample
+from napari_celldetr.training.specs import DataSpec, parse_data
 from napari_celldetr.training.stream import load_fields
 
 

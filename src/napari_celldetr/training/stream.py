@@ -22,7 +22,7 @@ from napari_celldetr.training.augment import (
     recolour,
     restain_to_hdab,
 )
-from napari_celldetr.training.config import DataSpec, TrainConfig, parse_data
+from napari_celldetr.training.config import TrainConfig
 from napari_celldetr.training.datasets import (
     Field,
     load_instances_folder,
@@ -30,6 +30,7 @@ from napari_celldetr.training.datasets import (
     read_split,
     resample,
 )
+from napari_celldetr.training.specs import DataSpec, parse_data
 
 
 @dataclass(frozen=True)
