@@ -22,7 +22,8 @@ from napari_celldetr.nets.celldetr import CellDETR
 from napari_celldetr.nets.registry import load_network, save_model
 from napari_celldetr.training.augment import Augmentation
 from napari_celldetr.training.config import TrainConfig
-from napari_celldetr.training.stream import CropStream, load_pools
+from napari_celldetr.training.pools import load_pools
+from napari_celldetr.training.stream import CropStream
 
 CROPS = 200
 BATCH = 8

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.training.augment import Augmentation
-from napari_celldetr.training.stream import CropStream, collate, load_fields, load_pools, to_device
+from napari_celldetr.training.pools import load_fields, load_pools
+from napari_celldetr.training.stream import CropStream, collate, to_device
 
 
 @pytest.fixture

@@ -176,8 +176,8 @@ def test_rare_classes_weigh_more():
     import numpy as np
 
     from napari_celldetr.training.datasets import Field
+    from napari_celldetr.training.pools import Pool
     from napari_celldetr.training.specs import DataSpec
-    from napari_celldetr.training.stream import Pool
 
     ids = np.array([0] * 16 + [1] * 4 + [-1] * 9, np.int16)
     field = Field(

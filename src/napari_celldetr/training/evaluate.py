@@ -19,8 +19,8 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.nets.registry import load_model
 from napari_celldetr.training.config import EvaluateConfig
 from napari_celldetr.training.datasets import Field, resample
+from napari_celldetr.training.pools import load_fields
 from napari_celldetr.training.specs import DataSpec, parse_data
-from napari_celldetr.training.stream import load_fields
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from napari_celldetr.nets.registry import (
 from napari_celldetr.training.augment import Augmentation
 from napari_celldetr.training.checkpoint import load_checkpoint, save_checkpoint
 from napari_celldetr.training.config import TrainConfig
-from napari_celldetr.training.stream import CropStream, Pool, collate, load_pools, to_device
+from napari_celldetr.training.pools import Pool, load_pools
+from napari_celldetr.training.stream import CropStream, collate, to_device
 
 LOG = "log.jsonl"
 PALETTE = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66))
