@@ -11,7 +11,7 @@ from napari_celldetr.training.specs import DATA_WORDS
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a network is optimised; the fields are those of `TrainConfig`."""
+    """How a network is optimised; the fields are those of `RunConfig`."""
 
     batch: int
     lr_backbone: float
@@ -31,8 +31,8 @@ RECIPES = {
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of `celldetr train`. Unset ones take the network's recipe (`recipe`)."""
+class RunConfig:
+    """What every training asks for. Unset ones take the network's recipe (`recipe`)."""
 
     data: Annotated[str, Field("Data", f"Data sets: {DATA_WORDS}")] = ""
     output: Annotated[str, Field("Output", "Folder of the run: checkpoint, log, model")] = (
@@ -40,24 +40,25 @@ class TrainConfig:
     )
     name: Annotated[str, Field("Name", "Name of the trained model")] = "celldetr-custom"
     title: Annotated[str, Field("Title", "Name shown to people")] = ""
-    classes: Annotated[
-        str,
-        Field(
-            "Classes", "Class names, separated by commas; nucleus alone ignores the data's classes"
-        ),
-    ] = "lymphocyte,tumour,stromal"
     hold_out: Annotated[
         str, Field("Hold out", "Groups (patients) never trained on, separated by commas")
     ] = ""
     architecture: Annotated[
         Literal["small", "paper"], Field("Network", "small is fast; paper is the reference")
     ] = "small"
+    backbone: Annotated[
+        str, Field("Backbone", "timm name; empty takes mobilenetv2_100 (small), resnet50 (paper)")
+    ] = ""
     backbone_weights: Annotated[
         str, Field("Backbone weights", "Local file with timm's names; empty starts from noise")
     ] = ""
-    init: Annotated[str, Field("Start from", "Model to fine-tune; empty starts afresh")] = ""
+    init: Annotated[str, Field("Start from", "Model to go on from; empty starts afresh")] = ""
     stain: Annotated[Literal["H&E", "H-DAB"], Field("Stain", "What the model is for")] = "H&E"
     mpp: Annotated[float, Field("Pixel size", "µm per px to work at", ge=0.1, le=2.0)] = 0.5
+    augmentation: Annotated[
+        Literal["none", "light", "default", "strong"],
+        Field("Augmentation", "How much crops are varied"),
+    ] = "default"
     steps: Annotated[int, Field("Steps", ge=1, le=1_000_000)] = 1500
     batch: Annotated[int | None, Field("Batch", ge=1, le=256)] = None
     crop: Annotated[int, Field("Crop", "Side of a training crop", ge=64, le=1024, unit="px")] = 256
@@ -66,12 +67,26 @@ class TrainConfig:
         float | None, Field("Rate, pyramid and heads", ge=0, le=1, advanced=True)
     ] = None
     lr_decoders: Annotated[float | None, Field("Rate, decoders", ge=0, le=1, advanced=True)] = None
+    rate_factor: Annotated[
+        float | None,
+        Field(
+            "Rate factor",
+            "All rates times this; unset it is 0.25 when a detector is fine-tuned, else 1",
+            ge=0,
+            le=10,
+            advanced=True,
+        ),
+    ] = None
     weight_decay: Annotated[float | None, Field("Weight decay", ge=0, le=1, advanced=True)] = None
     warmup: Annotated[int | None, Field("Warm-up steps", ge=0, le=100_000, advanced=True)] = None
     clip: Annotated[float | None, Field("Gradient clip", ge=0, le=1000, advanced=True)] = None
     ema: Annotated[float, Field("Averaging", "Decay of the weight average", ge=0, le=1)] = 0.998
     seed: Annotated[int, Field("Seed", ge=0, le=2**31)] = 0
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field("Device")] = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field("Precision", "auto takes bfloat16 where a short trial shows it to be faster"),
+    ] = "auto"
     workers: Annotated[
         int, Field("Loading processes", "0 loads in the training process", ge=0, le=64)
     ] = 1
@@ -89,8 +104,8 @@ class TrainConfig:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class names in order."""
-        return tuple(c.strip() for c in self.classes.split(",") if c.strip())
+        """Class names in order; without labels there is the nucleus alone."""
+        return ("nucleus",)
 
     @property
     def data_classes(self) -> tuple[str, ...]:
@@ -100,7 +115,115 @@ class TrainConfig:
     @property
     def held_out(self) -> set[str]:
         """Groups that are not trained on."""
-        return {g.strip() for g in self.hold_out.split(",") if g.strip()}
+        return _words(self.hold_out)
+
+
+def _words(text: str) -> set[str]:
+    return {word.strip() for word in text.split(",") if word.strip()}
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """Settings of `celldetr train`."""
+
+    classes: Annotated[
+        str,
+        Field(
+            "Classes", "Class names, separated by commas; nucleus alone ignores the data's classes"
+        ),
+    ] = "lymphocyte,tumour,stromal"
+    fraction: Annotated[
+        float,
+        Field(
+            "Fraction",
+            "Share of the labelled fields to train on; a larger share holds every smaller one",
+            ge=0.001,
+            le=1,
+        ),
+    ] = 1.0
+    freeze: Annotated[
+        Literal["none", "backbone", "all_but_classifier"],
+        Field("Freeze", "Parts that keep their weights; all_but_classifier is a linear probe"),
+    ] = "none"
+    mode: Annotated[
+        Literal["sequential", "parallel"] | None,
+        Field("Mode", "What is described while training: found boxes or annotated ones"),
+    ] = None
+    boxes: Annotated[
+        Literal["true", "noised", "positive_negative"],
+        Field("Boxes", "How parallel mode shows annotated boxes"),
+    ] = "true"
+    noise_low: Annotated[float, Field("Least box noise", ge=0, le=1, advanced=True)] = 0.1
+    noise_high: Annotated[float, Field("Most box noise", ge=0, le=1, advanced=True)] = 0.4
+    soft_negatives: Annotated[
+        bool, Field("Soft negatives", "Unannotated cells count less as background", advanced=True)
+    ] = False
+    validation: Annotated[
+        str,
+        Field(
+            "Validation",
+            "Data sets scored while training; fields of groups that are trained on are left out",
+        ),
+    ] = ""
+    validation_groups: Annotated[
+        str, Field("Validation groups", "Only these, separated by commas; empty takes all")
+    ] = ""
+    validation_split: Annotated[
+        Literal["all", "train", "val"],
+        Field("Validation split", "Part named in the set's split.csv"),
+    ] = "all"
+    validate_steps: Annotated[int, Field("Validate every", ge=1, le=1_000_000, unit="steps")] = 250
+    keep: Annotated[
+        Literal["last", "best"],
+        Field("Keep", "Weights of the last step, or those that validated best"),
+    ] = "last"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in order."""
+        return tuple(c.strip() for c in self.classes.split(",") if c.strip())
+
+    @property
+    def validated_groups(self) -> set[str]:
+        """Groups that validation is confined to; empty for all."""
+        return _words(self.validation_groups)
+
+
+@dataclass(frozen=True)
+class PretrainConfig(RunConfig):
+    """Settings of `celldetr pretrain`."""
+
+    output: Annotated[str, Field("Output", "Folder of the run: checkpoint, log, model")] = (
+        "runs/pretrain"
+    )
+    name: Annotated[str, Field("Name", "Name of the pretrained model")] = "celldetr-pretrained"
+    images: Annotated[
+        str, Field("Images", "Folders of unlabelled pictures, FOLDER[@MPP], separated by spaces")
+    ] = ""
+    boxes_from: Annotated[
+        str,
+        Field("Boxes from", "Model that finds the cells; empty takes the boxes of the data sets"),
+    ] = ""
+    noise_low: Annotated[float, Field("Least box noise", ge=0, le=1)] = 0.1
+    noise_high: Annotated[float, Field("Most box noise", ge=0, le=1)] = 0.4
+    temperature: Annotated[float, Field("Temperature", ge=0.001, le=10)] = 0.1
+    copies: Annotated[int, Field("Copies", "Noised copies of each cell", ge=1, le=16)] = 2
+
+
+@dataclass(frozen=True)
+class AblateConfig(TrainConfig):
+    """Settings of `celldetr ablate`: those of training, for each variant of the network."""
+
+    output: Annotated[str, Field("Output", "Folder: a run per variant, and the table")] = (
+        "runs/ablation"
+    )
+    steps: Annotated[int, Field("Steps", "Of each variant", ge=1, le=1_000_000)] = 600
+    variants: Annotated[
+        str, Field("Variants", "Names, separated by commas; empty takes all of them")
+    ] = ""
+    repeats: Annotated[
+        int, Field("Repeats", "Runs per variant, each with its own seed", ge=1, le=20)
+    ] = 1
 
 
 @dataclass(frozen=True)
