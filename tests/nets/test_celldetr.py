@@ -10,7 +10,8 @@ from tiny_nets import cells, no_cells, small, tiny, tiny_config
 
 from napari_celldetr.core.errors import ConfigError, ModelError
 from napari_celldetr.nets.celldetr import NO_PEAK, CellDETR, CellDETRConfig, peaks
-from napari_celldetr.nets.criterion import Criterion, pad_boxes
+from napari_celldetr.nets.criterion import Criterion
+from napari_celldetr.nets.slots import pad_boxes
 from napari_celldetr.nets.transformer import sine_position, token_boxes
 
 SOURCES = [

@@ -12,13 +12,13 @@ from tiny_nets import cells, no_cells, small, tiny
 
 from napari_celldetr.nets.criterion import (
     Criterion,
-    clamp_boxes,
     focal_loss,
     heat_loss,
     heat_target,
     usable_slots,
 )
 from napari_celldetr.nets.matching import MatchCosts, Targets, generalized_iou, match
+from napari_celldetr.nets.slots import clamp_boxes
 
 IMAGE = (64, 96)
 

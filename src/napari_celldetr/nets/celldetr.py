@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.nets.attention import Backend, DeformableAttention
 from napari_celldetr.nets.backbones import Backbone, FeaturePyramid
+from napari_celldetr.nets.slots import NUCLEUS_PX
 from napari_celldetr.nets.transformer import (
     DecoderLayer,
     EncoderLayer,
@@ -31,8 +32,6 @@ from napari_celldetr.nets.transformer import (
     token_boxes,
 )
 
-NUCLEUS_PX = 12.0
-"""Typical nucleus side at 0.5 µm/px: the unit in which the pixel geometry counts sizes."""
 OFFSET_PX = 4.0
 """Unit in which the pixel geometry counts shifts of a centre."""
 CROWDED = 3
@@ -299,15 +298,16 @@ class CellDETR(nn.Module):
         padding: Tensor | None = None,
         features: Tensor | None = None,
         mask: Tensor | None = None,
+        placed: bool = True,
     ) -> Represented:
         """Describe the cells in `boxes` (B, R, 4), cx cy w h in 0..1.
 
         `padding` (B, R) is True in unused slots; `features` (B, R, C) are the detection decoder's,
-        used only when the configuration is not decoupled; `mask` forbids attention between
-        slots.
+        used only when the configuration is not decoupled; `mask` (R, R) is True where attention
+        between slots is forbidden; without `placed`, self-attention does not know their places.
         """
         described: Represented = self.representation(
-            encoded, boxes, padding=padding, features=features, mask=mask
+            encoded, boxes, padding=padding, features=features, mask=mask, placed=placed
         )
         return described
 
@@ -707,6 +707,7 @@ class RepresentationDecoder(nn.Module):
         padding: Tensor | None = None,
         features: Tensor | None = None,
         mask: Tensor | None = None,
+        placed: bool = True,
     ) -> Represented:
         """Boxes (B, R, 4) -> embeddings and class logits. See `CellDETR.represent`."""
         boxes = boxes.detach()
@@ -724,7 +725,14 @@ class RepresentationDecoder(nn.Module):
         for layer, classify in zip(self.layers, self.classify, strict=True):
             value = cast(DecoderLayer, layer).cross.project(encoded.memory)
             content = layer(
-                content, position, boxes, value, encoded.shapes, padding=padding, mask=mask
+                content,
+                position,
+                boxes,
+                value,
+                encoded.shapes,
+                padding=padding,
+                mask=mask,
+                placed=placed,
             )
             logits.append(classify(content).float())
         return Represented(content, logits)

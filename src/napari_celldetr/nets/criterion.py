@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_celldetr.nets.celldetr import NUCLEUS_PX, OFFSET_PX, CellDETR, Detected, Encoded
+from napari_celldetr.nets.celldetr import OFFSET_PX, CellDETR, Detected, Encoded
 from napari_celldetr.nets.matching import MatchCosts, Targets, generalized_iou, match
+from napari_celldetr.nets.slots import NUCLEUS_PX, clamp_boxes, pad_boxes, pad_rows
 
 Pairs = list[tuple[Tensor, Tensor]]
 
@@ -209,7 +210,7 @@ class Criterion:
         if slots == 0:
             return encoded.memory.sum() * 0.0
         padded, padding = pad_boxes(boxes, slots)
-        shown = None if features is None else _pad(features, slots)
+        shown = None if features is None else pad_rows(features, slots)
         out = model.represent(encoded, padded, padding=padding, features=shown)
         loss = encoded.memory.sum() * 0.0
         for logits in out.logits:
@@ -284,28 +285,6 @@ def _annotated(found: Tensor, cells: Tensor, target: Targets, image: tuple[int, 
     size = (NUCLEUS_PX / side).expand(len(true), 2).clone()
     size[cells] = found[:, 2:].to(size.dtype)
     return torch.cat((true[:, :2], torch.where(torch.isfinite(true[:, 2:]), true[:, 2:], size)), -1)
-
-
-def clamp_boxes(boxes: Tensor, image: tuple[int, int]) -> Tensor:
-    """Boxes (…, 4) with sides between half and six typical nuclei, so none is a dot or a field."""
-    side = boxes.new_tensor([image[1], image[0]])
-    size = (boxes[..., 2:] * side).clamp(NUCLEUS_PX / 2, NUCLEUS_PX * 6) / side
-    return torch.cat((boxes[..., :2], size), -1)
-
-
-def pad_boxes(boxes: list[Tensor], slots: int) -> tuple[Tensor, Tensor]:
-    """Box lists as one (B, slots, 4) tensor with padding mask (B, slots), True in unused slots.
-
-    Unused slots hold (.5 .5 1 1), as the paper's parallel mode.
-    """
-    dummy = boxes[0].new_tensor([0.5, 0.5, 1.0, 1.0])
-    padded = torch.stack([torch.cat((b, dummy.expand(slots - len(b), 4))) for b in boxes])
-    used = torch.tensor([len(b) for b in boxes], device=padded.device)
-    return padded, torch.arange(slots, device=padded.device)[None] >= used[:, None]
-
-
-def _pad(rows: list[Tensor], slots: int) -> Tensor:
-    return torch.stack([F.pad(r, (0, 0, 0, slots - len(r))) for r in rows])
 
 
 def usable_slots(detected: Detected, targets: list[Targets], image: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.predictor import NUMERICAL, SATURATED, TilePrediction
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CROWDED, CellDETR, Detected, Encoded, HeatmapQueries
-from napari_celldetr.nets.criterion import clamp_boxes
+from napari_celldetr.nets.slots import clamp_boxes
 from napari_celldetr.nets.windows import predict_windows
 
 DUPLICATE_PX = 4.0

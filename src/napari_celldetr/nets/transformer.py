@@ -100,6 +100,7 @@ class DecoderLayer(nn.Module):
         *,
         padding: Tensor | None = None,
         mask: Tensor | None = None,
+        placed: bool = True,
     ) -> Tensor:
         """One round of decoding.
 
@@ -115,24 +116,26 @@ class DecoderLayer(nn.Module):
             True where a slot holds no cell: nobody attends to it.
         mask : (Q, Q) or (B·M, Q, Q) bool, optional
             True where attention between queries is forbidden.
+        placed : bool
+            Whether self-attention knows the queries' positions.
 
         Returns
         -------
         (B, Q, C)
         """
         if self.self_attention is not None:
-            placed = query if position is None else query + position
+            own = query if position is None or not placed else query + position
             mixed, _ = self.self_attention(
-                placed,
-                placed,
+                own,
+                own,
                 query,
                 key_padding_mask=padding,
                 attn_mask=mask,
                 need_weights=False,
             )
             query = self.self_norm(query + self.dropout(mixed))
-        placed = query if position is None else query + position
-        mixed = self.cross(placed, references, value, shapes)
+        own = query if position is None else query + position
+        mixed = self.cross(own, references, value, shapes)
         out: Tensor = self.feed_forward(self.norm(query + self.dropout(mixed)))
         return out
 
