@@ -35,6 +35,9 @@ class RunConfig:
     """What every training asks for. Unset ones take the network's recipe (`recipe`)."""
 
     data: Annotated[str, Field("Data", f"Data sets: {DATA_WORDS}")] = ""
+    split: Annotated[
+        Literal["train", "all"], Field("Split", "Fields to take where a set has a split.csv")
+    ] = "train"
     output: Annotated[str, Field("Output", "Folder of the run: checkpoint, log, model")] = (
         "runs/celldetr"
     )

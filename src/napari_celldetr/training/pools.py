@@ -52,7 +52,8 @@ def load_pools(config: TrainConfig) -> list[Pool]:
     pools = []
     known: set[str] = set()
     for spec in parse_data(config.data):
-        split = "train" if (spec.folder / "split.csv").is_file() else None
+        divided = config.split == "train" and (spec.folder / "split.csv").is_file()
+        split = "train" if divided else None
         fields = load_fields(spec, class_names=config.data_classes, split=split)
         known |= {f.group for f in fields} | {p for p, _ in read_split(spec.folder).values()}
         # A field nobody annotated teaches nothing and would only take up draws.
