@@ -13,8 +13,8 @@ from tiny_sets import config, instances_folder, points_folder
 from napari_celldetr.core.errors import ConfigError, DataError, JobError, ModelError
 from napari_celldetr.core.predictor import NUMERICAL
 from napari_celldetr.core.progress import drain
+from napari_celldetr.nets.criterion import Criterion
 from napari_celldetr.nets.registry import load_model, load_network
-from napari_celldetr.training import train as module
 from napari_celldetr.training.checkpoint import NAME
 from napari_celldetr.training.train import class_weights, train
 
@@ -30,8 +30,13 @@ def weights(folder):
 
 
 def log(folder):
-    lines = (Path(folder) / "log.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    """Lines of steps and validations, without what depends on the clock."""
+    lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    assert [i for i, line in enumerate(lines) if "settings" in line] == [0]
+    for line in lines:
+        line.pop("seconds", None)
+        line.get("validation", {}).pop("seconds", None)
+    return lines[1:]
 
 
 def stop_after(job, steps):
@@ -63,7 +68,8 @@ def test_training_makes_a_model_that_predicts(root):
     assert [e["step"] for e in entries] == [1, 2, 3, 4]
     parts = {"objectness", "centre", "size", "heat", "dense", "class"}
     for entry in entries:
-        assert set(entry) == {"step", "loss", *parts}
+        assert set(entry) == {"step", "loss", "rates", *parts}
+        assert set(entry["rates"]) == {"backbone", "heads", "decoders"}
         assert entry["loss"] == pytest.approx(sum(entry[p] for p in parts), abs=1e-3)
 
 
@@ -94,7 +100,7 @@ def test_other_settings_are_refused_and_fresh_starts_over(root):
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_numbers_that_are_none_stop_the_run_and_keep_the_checkpoint(root, monkeypatch, kind):
-    real = module.Criterion.__call__
+    real = Criterion.__call__
     calls = []
 
     def broken(self, model, image, targets):
@@ -107,7 +113,7 @@ def test_numbers_that_are_none_stop_the_run_and_keep_the_checkpoint(root, monkey
             loss = loss + (loss * 0).sqrt()
         return loss, parts
 
-    monkeypatch.setattr(module.Criterion, "__call__", broken)
+    monkeypatch.setattr(Criterion, "__call__", broken)
     job = train(config(root))
     with pytest.raises(JobError, match=f"{kind} is not a number at step 3"):
         drain(job)

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from napari_celldetr.core.errors import JobError
 
 NAME = "checkpoint.safetensors"
+BEST = "best.safetensors"
 
 
 def save_checkpoint(
@@ -25,8 +26,12 @@ def save_checkpoint(
     *,
     step: int,
     config: str,
+    precision: str = "float32",
 ) -> None:
-    """Write the state after `step` steps so that a crash leaves the old file or the new one."""
+    """Write the state after `step` steps so that a crash leaves the old file or the new one.
+
+    `config` is JSON of the settings, `precision` the number format the steps were made in.
+    """
     tensors: dict[str, Tensor] = {}
     for prefix, module in (("model", model), ("average", average)):
         for key, value in module.state_dict().items():
@@ -38,11 +43,42 @@ def save_checkpoint(
             tensors[f"optimizer.{index}.{key}"] = (
                 torch.as_tensor(value).cpu().clone(memory_format=torch.contiguous_format)
             )
-    temporary = folder / (NAME + ".part")
-    save_file(tensors, temporary, metadata={"step": str(step), "config": config})
+    meta = {"step": str(step), "config": config, "precision": precision}
+    _write(folder / NAME, tensors, meta)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
+    temporary = path.with_name(path.name + ".part")
+    save_file(tensors, temporary, metadata=meta)
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
-    temporary.replace(folder / NAME)
+    temporary.replace(path)
+
+
+def save_best(folder: Path, average: nn.Module) -> None:
+    """Keep the weights that validated best so far."""
+    state = average.state_dict().items()
+    tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state}
+    _write(folder / BEST, tensors, {})
+
+
+def forget_best(folder: Path) -> None:
+    """Remove what an earlier run kept."""
+    (folder / BEST).unlink(missing_ok=True)
+
+
+def best_weights(folder: Path) -> dict[str, Tensor]:
+    """What `save_best` kept; `JobError` when it cannot be read."""
+    try:
+        return load_file(folder / BEST)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def saved_precision(folder: Path) -> str:
+    """Number format of the run whose checkpoint is in `folder`; once there was float32 only."""
+    with safe_open(folder / NAME, framework="pt") as file:
+        return str((file.metadata() or {}).get("precision", "float32"))
 
 
 def load_checkpoint(
@@ -52,8 +88,12 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     config: str,
+    defaults: str = "{}",
 ) -> int:
     """Restore a run; returns the step it had reached, 0 when there is nothing to restore.
+
+    A setting that the checkpoint does not know, because it was written before there was one, has
+    its value in `defaults` (JSON).
 
     Raises `JobError` when the checkpoint is damaged or of a run with other settings.
     """
@@ -68,11 +108,12 @@ def load_checkpoint(
         json.loads(meta["config"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
-    if not _same_run(meta["config"], config):
+    old = json.dumps(json.loads(defaults) | json.loads(meta["config"]))
+    if _relevant(old) != _relevant(config):
         raise JobError(
             f"The folder {folder.name!r} holds a run with other settings.",
             expected="the settings of the checkpoint",
-            found=_first_difference(meta["config"], config),
+            found=_first_difference(old, config),
             remedy="choose another output folder, or start over with --fresh",
         )
     try:
@@ -112,10 +153,6 @@ _FREE = {"output", "workers", "checkpoint_steps", "fresh"}
 
 def _relevant(config: str) -> dict[str, Any]:
     return {k: v for k, v in json.loads(config).items() if k not in _FREE}
-
-
-def _same_run(old: str, new: str) -> bool:
-    return _relevant(old) == _relevant(new)
 
 
 def _first_difference(old: str, new: str) -> str:

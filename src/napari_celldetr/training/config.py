@@ -157,7 +157,7 @@ class TrainConfig(RunConfig):
         Field("Boxes", "How parallel mode shows annotated boxes"),
     ] = "true"
     noise_low: Annotated[float, Field("Least box noise", ge=0, le=1, advanced=True)] = 0.1
-    noise_high: Annotated[float, Field("Most box noise", ge=0, le=1, advanced=True)] = 0.4
+    noise_high: Annotated[float, Field("Most box noise", ge=0, le=0.99, advanced=True)] = 0.4
     soft_negatives: Annotated[
         bool, Field("Soft negatives", "Unannotated cells count less as background", advanced=True)
     ] = False
@@ -208,7 +208,7 @@ class PretrainConfig(RunConfig):
         Field("Boxes from", "Model that finds the cells; empty takes the boxes of the data sets"),
     ] = ""
     noise_low: Annotated[float, Field("Least box noise", ge=0, le=1)] = 0.1
-    noise_high: Annotated[float, Field("Most box noise", ge=0, le=1)] = 0.4
+    noise_high: Annotated[float, Field("Most box noise", ge=0, le=0.99)] = 0.4
     temperature: Annotated[float, Field("Temperature", ge=0.001, le=10)] = 0.1
     copies: Annotated[int, Field("Copies", "Noised copies of each cell", ge=1, le=16)] = 2
 

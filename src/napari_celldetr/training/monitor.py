@@ -1,0 +1,146 @@
+"""Log of a run and the page that shows it, kept while it goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from napari_celldetr.training.history import LOG, History, read_history, read_lines
+from napari_celldetr.training.page import State, best_row, render, table
+from napari_celldetr.training.validation import Scores
+
+PAGE = "progress.html"
+EVERY_S = 5.0
+"""Seconds between two writings of the page, at least."""
+SHARE = 0.02
+"""Share of the run's time that may go into writing the page."""
+
+
+class Monitor:
+    """Writes ``log.jsonl`` line by line, and ``progress.html`` every few seconds.
+
+    The first line of the log holds the settings, then there is one per step and one per
+    validation. Use it as a context: the page then says how the run ended.
+    """
+
+    def __init__(self, folder: Path, history: History, log: TextIO) -> None:
+        self._folder, self._history, self._log = folder, history, log
+        self._before = history.elapsed
+        self._started = time.monotonic()
+        self._first = len(history.steps)
+        self._next_page = 0.0
+        self._ended = "stopped (the same command goes on)"
+        self.last_words = ""
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        settings: dict[str, Any],
+        precision: dict[str, Any],
+        *,
+        first: int,
+    ) -> Monitor:
+        """Begin a log, or go on with the one in `folder` after step `first`.
+
+        What the log holds of later steps is removed: they are done again.
+        """
+        head = {"settings": settings, "precision": precision}
+        lines = read_lines(folder / LOG) if first else []
+        # The settings are those of the run's start, where the log knows them.
+        heads = [line for line in lines if "settings" in line][:1] or [head]
+        kept = [line for line in lines if "step" in line and line["step"] <= first]
+        text = "".join(json.dumps(line) + "\n" for line in [*heads, *kept])
+        temporary = folder / (LOG + ".part")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(folder / LOG)
+        history = read_history(folder)
+        return cls(folder, history, (folder / LOG).open("a", encoding="utf-8"))
+
+    def __enter__(self) -> Monitor:
+        self._draw()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._log.close()
+        if error is not None and not isinstance(error, GeneratorExit | KeyboardInterrupt):
+            self._ended = "failed"
+        self._draw(running=False)
+
+    @property
+    def seconds_here(self) -> float:
+        """Seconds since this process took the run up."""
+        return time.monotonic() - self._started
+
+    def step(self, number: int, parts: dict[str, float], rates: dict[str, float]) -> None:
+        """Note a step that is done."""
+        numbers = {name: round(value, 5) for name, value in parts.items()}
+        rounded = {name: float(f"{value:.4g}") for name, value in rates.items()}
+        self._write({"step": number, **self._time(), **numbers, "rates": rounded})
+
+    def validation(self, number: int, scores: Scores) -> bool:
+        """Note a validation; whether it is the best so far."""
+        self._write({"step": number, **self._time(), "validation": scores.as_dict()})
+        rows = self._history.validations
+        header, last = table(rows)[0], table(rows)[-1]
+        pairs = zip(header[1:3], last[1:3], strict=True)
+        self.last_words = "; validated: " + ", ".join(f"{n} {v}" for n, v in pairs)
+        return best_row(rows) == len(rows) - 1
+
+    def finish(self) -> None:
+        """Say on the page that the run came to its end."""
+        self._ended = "finished"
+
+    def _time(self) -> dict[str, float]:
+        return {"seconds": round(self._before + self.seconds_here, 2)}
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._log.write(json.dumps(line) + "\n")
+        self._log.flush()
+        self._history.add(line)
+        if time.monotonic() >= self._next_page:
+            self._draw()
+
+    def _draw(self, *, running: bool = True) -> None:
+        started = time.monotonic()
+        words = "running" if running else self._ended
+        seconds = self._before + self.seconds_here
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        state = State(running, words, seconds, self._left() if running else None, now)
+        temporary = self._folder / (PAGE + ".part")
+        temporary.write_text(render(self._history, state), encoding="utf-8")
+        temporary.replace(self._folder / PAGE)
+        took = time.monotonic() - started
+        self._next_page = time.monotonic() + max(EVERY_S, took / SHARE)
+
+    def _left(self) -> float | None:
+        done = len(self._history.steps) - self._first
+        if not done:
+            return None
+        total = int(self._history.settings.get("steps", 0))
+        return self.seconds_here / done * (total - len(self._history.steps))
+
+
+def validation_table(folder: Path) -> str:
+    """The validations of a run as text; empty without any."""
+    rows = read_history(folder).validations
+    if not rows:
+        return ""
+    best = best_row(rows)
+    given = rows[0]["validation"]["given"]
+    what = "classes at annotated places" if given else "a cell found within 3 µm counts"
+    lines = [f"Validation, F1 ({what}):"]
+    words = table(rows)
+    widths = [max(len(row[i]) for row in words) for i in range(len(words[0]))]
+    for i, row in enumerate(words):
+        text = "  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True))
+        lines.append("  " + text + ("  best" if i == best + 1 else ""))
+    return "\n".join(lines)
