@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
@@ -56,7 +57,7 @@ def percentile_interval(
     array = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=np.float64)
     known = array[np.isfinite(array)]
     if not len(known):
-        return float("nan"), float("nan")
+        return math.nan, math.nan
     low, high = np.percentile(known, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
 

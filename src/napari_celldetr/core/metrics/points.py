@@ -204,10 +204,10 @@ def or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def mean_of_known(values: Sequence[float]) -> float:
+def mean_of_known(values: Iterable[float]) -> float:
     """Mean of what is not NaN; NaN where nothing is left."""
     known = [v for v in values if not math.isnan(v)]
-    return sum(known) / len(known) if known else math.nan
+    return float(sum(known) / len(known)) if known else math.nan
 
 
 def point_scores(
