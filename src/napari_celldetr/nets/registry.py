@@ -247,7 +247,7 @@ def load_model(
         When the card, the weights, their hash or the device is not as it should be.
     """
     # A mistyped name should not cost the import of torch.
-    read_card(find_model(name_or_folder))
+    _refuse_pretrained(read_card(find_model(name_or_folder)))
     from napari_celldetr.nets.celldetr import CellDETR
     from napari_celldetr.nets.predictor import CellDETRPredictor
 
@@ -258,6 +258,17 @@ def load_model(
         own: Predictor = cast(Any, network).make_predictor(card, device=chosen, flips=flips)
         return own
     return CellDETRPredictor(network, card, device=chosen, flips=flips, dtype=_dtype(chosen))
+
+
+def _refuse_pretrained(card: ModelCard) -> None:
+    if card.training.get("detects", True):
+        return
+    raise ModelError(
+        f"Model {card.name!r} is pretrained only: it cannot detect cells.",
+        expected="a model whose detection was trained",
+        found="a trunk and a representation decoder to go on from",
+        remedy=f"train it with `celldetr train --init {card.name}`, or choose another model",
+    )
 
 
 def choose_device(device: str) -> str:

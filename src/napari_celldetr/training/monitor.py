@@ -90,9 +90,9 @@ class Monitor:
         """Note a validation; whether it is the best so far."""
         self._write({"step": number, **self._time(), "validation": scores.as_dict()})
         rows = self._history.validations
-        header, last = table(rows)[0], table(rows)[-1]
-        pairs = zip(header[1:3], last[1:3], strict=True)
-        self.last_words = "; validated: " + ", ".join(f"{n} {v}" for n, v in pairs)
+        pairs = zip(table(rows)[0], table(rows)[-1], strict=True)
+        words = [f"{n} {v}" for n, v in pairs if n in ("detection", "class mean")]
+        self.last_words = f"; at step {number}: F1 " + ", ".join(words)
         return best_row(rows) == len(rows) - 1
 
     def finish(self) -> None:

@@ -164,6 +164,9 @@ def _exact(model: nn.Module) -> None:
 def _moded(settings: Any, config: RunConfig) -> Any:
     if not isinstance(config, TrainConfig):
         return settings
+    if config.freeze == "all_but_classifier" and hasattr(settings, "dense_class_weight"):
+        # The probed layer alone says what a cell is.
+        settings = replace(settings, dense_class_weight=0.0)
     if config.mode is not None:
         settings = replace(settings, mode=config.mode)
     if config.boxes != "true" and settings.mode != "parallel":
