@@ -10,13 +10,8 @@ import pytest
 import torch
 from tiny_nets import cells, no_cells, small, tiny
 
-from napari_celldetr.nets.criterion import (
-    Criterion,
-    focal_loss,
-    heat_loss,
-    heat_target,
-    usable_slots,
-)
+from napari_celldetr.nets.criterion import Criterion, usable_slots
+from napari_celldetr.nets.losses import focal_loss, heat_loss, heat_targets
 from napari_celldetr.nets.matching import MatchCosts, Targets, generalized_iou, match
 from napari_celldetr.nets.slots import clamp_boxes
 
@@ -129,38 +124,49 @@ def test_focal_loss_equals_its_definition():
 
 
 def test_heat_target_is_the_highest_bump_and_1_at_centres():
-    centres = torch.tensor([[3.2, 4.9], [5.7, 4.1], [0.0, 0.0], [11.9, 8.9]])
-    found = heat_target((9, 12), centres, 1.5)
+    centres = torch.tensor([[3.2, 4.9], [5.7, 4.1], [0.0, 0.0], [11.9, 8.9], [7.0, 3.0]])
+    found = heat_targets((3, 9, 12), torch.tensor([0, 0, 0, 0, 2]), centres, 1.5)
     expected = np.zeros((9, 12))
     for row in range(9):
         for column in range(12):
-            for x, y in centres.tolist():
+            for x, y in centres[:4].tolist():
                 dx, dy = column - int(x), row - int(y)
                 if max(abs(dx), abs(dy)) <= 5:
                     bump = math.exp(-(dx**2 + dy**2) / 4.5)
                     expected[row, column] = max(expected[row, column], bump)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
-    assert (found == 1).sum() == 4
-    assert not heat_target((9, 12), centres[:0], 1.5).any()
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-6)
+    assert (found == 1).sum((1, 2)).tolist() == [4, 0, 1]
+    assert not found[1].any()
+    assert found[2, 3, 7] == 1
+    assert not heat_targets((1, 9, 12), torch.zeros(0, dtype=torch.int64), centres[:0], 1.5).any()
 
 
-def test_heat_loss_equals_its_definition_and_leaves_padding_out():
+def test_heat_loss_equals_its_definition():
     torch.manual_seed(0)
-    heat = torch.randn(2, 1, 32, 32)
+    heat, weight = torch.randn(2, 32, 32) * 3, torch.rand(2, 32, 32).round()
+    image, centres = torch.tensor([0, 0, 1]), torch.tensor([[5.0, 6.0], [15.0, 15.0], [1.0, 31.0]])
+    wanted = heat_targets((2, 32, 32), image, centres, 1.5)
+    total = 0.0
+    for i, row, column in itertools.product(range(2), range(32), range(32)):
+        p = float(heat[i, row, column].double().sigmoid())
+        y = float(wanted[i, row, column])
+        one = (1 - p) ** 2 * math.log(p) if y >= 1 else (1 - y) ** 4 * p**2 * math.log(1 - p)
+        total -= float(weight[i, row, column]) * one
+    assert float(heat_loss(heat, wanted, weight)) == pytest.approx(total, rel=1e-4)
+
+
+def test_heat_of_a_batch_leaves_padding_out():
+    model = small(window=64)
+    image = torch.randn(2, 3, 64, 64)
     valid = torch.ones(64, 64, dtype=torch.bool)
     valid[:, 40:] = False
-    target = cells([(10, 12), (30, 30)], [[8.0, 8.0]] * 2, (0, 0), valid)
-    found = heat_loss(heat, [target, no_cells()], (64, 64), sigma=1.5)
-    total = 0.0
-    for i, t in enumerate((target, no_cells())):
-        wanted = heat_target((32, 32), t.centres / 2, 1.5)
-        for row, column in itertools.product(range(32), range(32)):
-            if i == 0 and not valid[2 * row, 2 * column]:
-                continue
-            p = float(heat[i, 0, row, column].sigmoid())
-            y = float(wanted[row, column])
-            total -= (1 - p) ** 2 * math.log(p) if y >= 1 else (1 - y) ** 4 * p**2 * math.log(1 - p)
-    assert float(found) == pytest.approx(total / 2, rel=1e-4)
+    targets = [cells([(10, 12), (30, 30)], [[8.0, 8.0]] * 2, (0, 0), valid), no_cells()]
+    with torch.no_grad():
+        found = Criterion.for_model(model)(model, image, targets)[1]["heat"]
+        heat = model.encode(image).heat[:, 0]
+    wanted = heat_targets((2, 32, 32), torch.tensor([0, 0]), targets[0].centres / 2, 1.5)
+    weight = torch.stack((valid[::2, ::2].float(), torch.ones(32, 32)))
+    assert found == pytest.approx(float(heat_loss(heat, wanted, weight)) / 2, rel=1e-5)
 
 
 def test_boxes_are_kept_between_half_and_six_nuclei():

@@ -225,6 +225,18 @@ class Encoded:
     heat: Tensor | None = None
     class_map: Tensor | None = None
 
+    def of(self, images: list[int]) -> Encoded:
+        """The same of some of the images."""
+        return Encoded(
+            self.memory[images],
+            self.shapes,
+            self.image,
+            self.tokens,
+            None if self.fine is None else [f[images] for f in self.fine],
+            None if self.heat is None else self.heat[images],
+            None if self.class_map is None else self.class_map[images],
+        )
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -320,7 +332,7 @@ class CellDETR(nn.Module):
                 found=self.config.query_source,
                 remedy="use the representation decoder's classes",
             )
-        return _sample(encoded.class_map, boxes[..., :2])
+        return sample_features(encoded.class_map, boxes[..., :2])
 
     def forward(self, image: Tensor) -> tuple[Encoded, Detected]:
         """Encode and detect; the representation decoder is asked with `represent`."""
@@ -449,7 +461,7 @@ def _mlp(size: int, out: int) -> nn.Sequential:
     )
 
 
-def _sample(features: Tensor, xy: Tensor) -> Tensor:
+def sample_features(features: Tensor, xy: Tensor) -> Tensor:
     """Bilinear features (B, C, H, W) at points (B, Q, 2) in 0..1 -> (B, Q, C)."""
     grid = (xy * 2 - 1).unsqueeze(1)
     # In the points' dtype: half a number's digits would move points by pixels.
@@ -578,8 +590,8 @@ class HeatmapQueries(nn.Module):
         assert encoded.fine is not None
         prior = prior.clamp(-20, 20)
         content = self.norm(
-            self.fine(_sample(encoded.fine[0], xy))
-            + self.coarse(_sample(encoded.fine[1], xy))
+            self.fine(sample_features(encoded.fine[0], xy))
+            + self.coarse(sample_features(encoded.fine[1], xy))
             + self.heat(prior[..., None].to(encoded.memory.dtype))
         )
         height, width = encoded.image

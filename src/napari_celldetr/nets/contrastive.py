@@ -139,7 +139,7 @@ def anchor_slots(
         Instance of each anchor; -1 in fields of fewer than two instances.
     """
     most = max(len(b) for b in boxes)
-    true, unused = pad_boxes(boxes, most)
+    true, unused = pad_boxes(boxes)
     counts = torch.tensor([len(b) for b in boxes], device=true.device)[:, None]
     turn = torch.arange(copies * most, device=true.device)[None]
     owner = turn % counts.clamp(min=1)

@@ -1,23 +1,58 @@
-"""What CellDETR is trained on: places always, extents where known, classes where known."""
+"""What CellDETR is trained on: places always, extents, classes and compositions where known."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_celldetr.nets.celldetr import OFFSET_PX, CellDETR, Detected, Encoded
-from napari_celldetr.nets.matching import MatchCosts, Targets, generalized_iou, match
-from napari_celldetr.nets.slots import NUCLEUS_PX, clamp_boxes, pad_boxes, pad_rows
+from napari_celldetr.core.errors import ConfigError
+from napari_celldetr.nets.celldetr import (
+    OFFSET_PX,
+    CellDETR,
+    CellDETRConfig,
+    Detected,
+    Encoded,
+    sample_features,
+)
+from napari_celldetr.nets.class_slots import (
+    NOTHING,
+    UNKNOWN,
+    BoxSource,
+    ClassSlots,
+    annotated_slots,
+    disturb,
+    matched_slots,
+    query_slots,
+)
+from napari_celldetr.nets.losses import (
+    box_losses,
+    class_cross_entropy,
+    composition_divergence,
+    focal_loss,
+    heat_loss,
+    heat_targets,
+    trust,
+    wanted_classes,
+)
+from napari_celldetr.nets.matching import Cells, MatchCosts, Pairs, Targets, match_all
+from napari_celldetr.nets.noise import BoxNoise
+from napari_celldetr.nets.slots import NUCLEUS_PX, Slots, clamp_boxes
 
-Pairs = list[tuple[Tensor, Tensor]]
+CELL_SCORE = 0.4
+"""Detections above this score are the cells of a field's composition, as at inference."""
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the losses. Defaults are the paper's; `pixel()` suits heatmap queries."""
+    """Weights of the losses. Defaults are the paper's; `pixel()` suits heatmap queries.
+
+    `smoothing` and `class_gamma` shape the class cross-entropy (label smoothing, focal γ);
+    `soft_labels` is the say of a teacher's class probabilities where targets have them.
+    """
 
     objectness: float = 2.0
     centre: float = 5.0
@@ -27,11 +62,14 @@ class LossWeights:
     heat: float = 1.0
     dense: float = 1.0
     smoothing: float = 0.0
+    composition: float = 1.0
+    class_gamma: float = 0.0
+    soft_labels: float = 0.5
 
     @classmethod
     def pixel(cls) -> LossWeights:
         """Weights for pixel geometry: centre in px / 4, size as |log|."""
-        return cls(4.0, 1.0, 0.25, 0.0, 1.0, 1.0, 1.0, 0.05)
+        return cls(objectness=4.0, centre=1.0, size=0.25, giou=0.0, classes=1.0, smoothing=0.05)
 
 
 @dataclass(frozen=True)
@@ -49,6 +87,19 @@ class Criterion:
         match, which is cheaper and as good where anchors hardly move.
     heat_sigma : float
         Spread of a cell's bump in the heatmap target, in heatmap pixels.
+    boxes : str
+        What the representation decoder of a network in parallel mode is shown: annotated boxes
+        (``true``), disturbed ones (``noised``), or disturbed ones and others so far off that they
+        hold no cell (``positive_negative``; classes by sigmoid only).
+    noise : BoxNoise
+        How boxes are disturbed.
+    soft_negatives : bool
+        Where the network itself (or the teacher) is sure of a cell that nobody annotated, "no
+        cell" counts little (`losses.trust`), unless the target is `exhaustive`. For fields in
+        which cells may have been missed.
+    soft_radius : float
+        Within so many px of an annotated cell negatives keep their full weight: what else is
+        found there is a double.
     """
 
     weights: LossWeights
@@ -56,235 +107,284 @@ class Criterion:
     class_weights: Tensor | None = None
     match_layers: bool = True
     heat_sigma: float = 1.5
+    boxes: BoxSource = "true"
+    noise: BoxNoise = field(default_factory=BoxNoise)
+    soft_negatives: bool = False
+    soft_radius: float = NUCLEUS_PX
 
     @classmethod
-    def for_model(cls, model: CellDETR, class_weights: Tensor | None = None) -> Criterion:
-        """The losses that fit the model's geometry."""
+    def for_model(
+        cls, model: CellDETR, class_weights: Tensor | None = None, **changes: Any
+    ) -> Criterion:
+        """The losses that fit the model's geometry; `changes` are fields of this class."""
         if model.config.geometry == "pixel":
-            return cls(LossWeights.pixel(), MatchCosts.pixel(), class_weights, match_layers=False)
-        return cls(LossWeights(), MatchCosts(), class_weights)
+            made = cls(LossWeights.pixel(), MatchCosts.pixel(), class_weights, match_layers=False)
+        else:
+            made = cls(LossWeights(), MatchCosts(), class_weights)
+        made = replace(made, **changes)
+        made.check(model.config)
+        return made
+
+    def check(self, config: CellDETRConfig) -> None:
+        """Raise `ConfigError` where these losses make no sense for a network."""
+        wrong = []
+        if self.boxes != "true" and config.mode != "parallel":
+            wrong.append(f"boxes {self.boxes!r} in {config.mode} mode, which shows its own boxes")
+        if self.boxes == "positive_negative" and config.class_target != "all":
+            wrong.append("negative boxes for a softmax over classes, which has no 'none of them'")
+        if self.boxes == "positive_negative" and not config.decoupled:
+            wrong.append("negative boxes with the features of the queries that found the cells")
+        if wrong:
+            raise ConfigError(
+                "These losses do not fit the network.",
+                expected="disturbed boxes in parallel mode; negative ones only for a decoupled "
+                "network with class_target 'all'",
+                found="; ".join(wrong),
+                remedy="take boxes 'true', or change the network's settings",
+            )
 
     def __call__(
-        self, model: CellDETR, image: Tensor, targets: list[Targets]
+        self,
+        model: CellDETR,
+        image: Tensor,
+        targets: list[Targets],
+        teacher: Encoded | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
-        """Total loss of a normalised batch (B, 3, H, W), and its parts for the log."""
+        """Total loss of a normalised batch (B, 3, H, W), and its parts for the log.
+
+        With `soft_negatives`, `teacher` may say where there are cells: what another network (an
+        average of this one, say) makes of the same batch, with a heatmap.
+        """
+        self.check(model.config)
         encoded, detected = model(image)
         # Sampling, matching and losses in float32, whatever autocast does to convolutions.
         with torch.autocast(image.device.type, enabled=False):
-            parts = self._parts(model, encoded, detected, targets)
+            losses = _Losses(self, model, encoded, detected, targets, _sure_heat(teacher))
+            parts = losses.parts()
         total = torch.stack(list(parts.values())).sum()
         return total, {k: float(v.detach()) for k, v in parts.items()}
 
-    def _parts(
-        self, model: CellDETR, encoded: Encoded, detected: Detected, targets: list[Targets]
-    ) -> dict[str, Tensor]:
-        usable = usable_slots(detected, targets, encoded.image)
-        pairs = self._match(detected.logits[-1], detected.boxes[-1], targets, encoded, usable)
+
+def _sure_heat(teacher: Encoded | None) -> Tensor | None:
+    if teacher is None:
+        return None
+    if teacher.heat is None:
+        raise ConfigError(
+            "The teacher does not say where cells are.",
+            expected="a network with a heatmap",
+            found="one without",
+            remedy="train without a teacher",
+        )
+    return teacher.heat.detach().float()
+
+
+class _Losses:
+    """One batch on its way to its losses."""
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        model: CellDETR,
+        encoded: Encoded,
+        detected: Detected,
+        targets: list[Targets],
+        sure: Tensor | None,
+    ) -> None:
+        self.criterion, self.weights, self.model = criterion, criterion.weights, model
+        self.encoded, self.detected, self.targets = encoded, detected, targets
+        self.sure = sure
+        self.cells = Cells.of(targets, encoded.image)
+        self.usable = usable_slots(detected, targets, encoded.image)
+        self.side = self.cells.centres.new_tensor([encoded.image[1], encoded.image[0]])
+
+    def parts(self) -> dict[str, Tensor]:
+        """Every loss by name, weighted."""
+        criterion, detected = self.criterion, self.detected
+        logits, boxes = detected.logits, detected.boxes
+        pairs = self._match(logits[-1], boxes[-1], self.usable)
         parts: dict[str, Tensor] = {}
-        last = len(detected.logits) - 1
-        for i, (logits, boxes) in enumerate(zip(detected.logits, detected.boxes, strict=True)):
-            own = pairs
-            if self.match_layers and i < last:
-                own = self._match(logits, boxes, targets, encoded, usable)
-            self._add(parts, self._detection(logits, boxes, targets, own, usable, encoded))
+        for i, (score, box) in enumerate(zip(logits, boxes, strict=True)):
+            anew = criterion.match_layers and i < len(logits) - 1
+            own = self._match(score, box, self.usable) if anew else pairs
+            self._add_detection(parts, score, box, own, self.usable)
         if detected.queries.proposals is not None:
-            logits, boxes = detected.queries.proposals
-            every = torch.ones_like(logits, dtype=torch.bool)
-            own = self._match(logits, boxes, targets, encoded, every)
-            self._add(parts, self._detection(logits, boxes, targets, own, every, encoded))
-        if encoded.heat is not None:
-            parts["heat"] = self.weights.heat * heat_loss(
-                encoded.heat, targets, encoded.image, sigma=self.heat_sigma
-            )
-            parts["dense"] = self.weights.dense * self._dense(model, encoded, targets)
-        parts["class"] = self.weights.classes * self._classes(
-            model, encoded, detected, targets, pairs, usable
-        )
+            score, box = detected.queries.proposals
+            every = torch.ones_like(score, dtype=torch.bool)
+            self._add_detection(parts, score, box, self._match(score, box, every), every)
+        if self.encoded.heat is not None:
+            parts["heat"] = self.weights.heat * self._heat(self.encoded.heat)
+            parts["dense"] = self.weights.dense * self._dense()
+        parts["class"] = self.weights.classes * self._classes(pairs)
+        if any(t.composition is not None for t in self.targets):
+            parts["composition"] = self.weights.composition * self._composition()
         return parts
 
-    @staticmethod
-    def _add(parts: dict[str, Tensor], more: dict[str, Tensor]) -> None:
-        for name, value in more.items():
-            parts[name] = parts[name] + value if name in parts else value
+    # --- places and extents ------------------------------------------------------------------
 
-    def _match(
-        self,
-        logits: Tensor,
-        boxes: Tensor,
-        targets: list[Targets],
-        encoded: Encoded,
-        usable: Tensor,
-    ) -> Pairs:
-        return [
-            match(logits[i], boxes[i], t, encoded.image, costs=self.costs, usable=usable[i])
-            for i, t in enumerate(targets)
-        ]
+    def _match(self, logits: Tensor, boxes: Tensor, usable: Tensor) -> Pairs:
+        return match_all(
+            logits,
+            boxes,
+            self.targets,
+            self.encoded.image,
+            costs=self.criterion.costs,
+            usable=usable,
+        )
 
-    def _detection(
-        self,
-        logits: Tensor,
-        boxes: Tensor,
-        targets: list[Targets],
-        pairs: Pairs,
-        usable: Tensor,
-        encoded: Encoded,
-    ) -> dict[str, Tensor]:
-        count = max(sum(len(t) for t in targets), 1)
+    def _add_detection(
+        self, parts: dict[str, Tensor], logits: Tensor, boxes: Tensor, pairs: Pairs, usable: Tensor
+    ) -> None:
         wanted = torch.zeros_like(logits)
-        for i, (queries, _) in enumerate(pairs):
-            wanted[i, queries] = 1.0
-        focal = focal_loss(logits, wanted)[usable].sum() / count
-        found = torch.cat([boxes[i, q] for i, (q, _) in enumerate(pairs)])
-        true = torch.cat(
-            [t.boxes(encoded.image)[c] for t, (_, c) in zip(targets, pairs, strict=True)]
-        )
-        parts = {"objectness": self.weights.objectness * focal}
-        parts.update(self._boxes(found, true, encoded.image))
-        return parts
+        wanted[pairs.image, pairs.query] = 1.0
+        loss = focal_loss(logits, wanted)
+        weight = self._trust(logits, boxes)
+        if weight is not None:
+            loss = torch.where(wanted > 0, loss, loss * weight)
+        more = {"objectness": loss[usable].sum() / max(len(self.cells), 1)}
+        found, true = boxes[pairs.image, pairs.query], self.cells.boxes[pairs.cell]
+        pixel = self.criterion.costs.centre_px is not None
+        unit = self.side / OFFSET_PX if pixel else torch.ones_like(self.side)
+        giou = self.weights.giou > 0
+        more |= box_losses(found, true, unit, log_size=pixel, giou=giou)
+        for name, value in more.items():
+            parts[name] = parts.get(name, 0.0) + getattr(self.weights, name) * value
 
-    def _boxes(self, found: Tensor, true: Tensor, image: tuple[int, int]) -> dict[str, Tensor]:
-        count = max(len(found), 1)
-        side = found.new_tensor([image[1], image[0]])
-        pixel = self.costs.centre_px is not None
-        unit = side / OFFSET_PX if pixel else torch.ones_like(side)
-        centre = ((found[:, :2] - true[:, :2]).abs() * unit).sum() / count
-        known = torch.isfinite(true).all(-1)
-        extents = max(int(known.sum()), 1)
-        a, b = found[known], true[known]
-        if pixel:
-            # Sizes as ratios: a nucleus twice too large is as wrong as one half too small.
-            gap = (a[:, 2:].clamp(min=1e-6).log() - b[:, 2:].clamp(min=1e-6).log()).abs()
-        else:
-            gap = (a[:, 2:] - b[:, 2:]).abs()
-        parts = {
-            "centre": self.weights.centre * centre,
-            "size": self.weights.size * gap.sum() / extents,
-        }
-        if self.weights.giou:
-            parts["giou"] = self.weights.giou * (1 - generalized_iou(a, b)).sum() / extents
-        return parts
+    def _heat(self, heat: Tensor) -> Tensor:
+        maps = heat[:, 0]
+        shape = (len(maps), maps.shape[1], maps.shape[2])
+        scale = shape[1] / self.encoded.image[0]
+        centres = self.cells.centres * scale
+        wanted = heat_targets(shape, self.cells.image, centres, self.criterion.heat_sigma)
+        weight = self._valid_places(shape)
+        if self.criterion.soft_negatives:
+            seen = (maps.detach() if self.sure is None else self.sure[:, 0]).sigmoid()
+            reach = self.criterion.soft_radius * scale / 3
+            near = heat_targets(shape, self.cells.image, centres, reach) > 0
+            believed = torch.where(near | self._exhaustive()[:, None, None], 1.0, trust(seen))
+            weight = believed if weight is None else believed * weight
+        return heat_loss(maps, wanted, weight) / max(len(self.cells), 1)
 
-    def _dense(self, model: CellDETR, encoded: Encoded, targets: list[Targets]) -> Tensor:
+    def _valid_places(self, shape: tuple[int, int, int]) -> Tensor | None:
+        if all(t.valid is None for t in self.targets):
+            return None
+        every = torch.ones(self.encoded.image, dtype=torch.bool, device=self.side.device)
+        valid = torch.stack([every if t.valid is None else t.valid for t in self.targets])
+        return F.interpolate(valid[:, None].float(), size=shape[1:])[:, 0]
+
+    def _exhaustive(self) -> Tensor:
+        return torch.tensor([t.exhaustive for t in self.targets], device=self.side.device)
+
+    def _trust(self, logits: Tensor, boxes: Tensor) -> Tensor | None:
+        # (B, Q) weights of queries as negatives.
+        if not self.criterion.soft_negatives:
+            return None
+        centres = boxes.detach()[..., :2]
+        seen = logits.detach().sigmoid()
+        if self.sure is not None:
+            seen = sample_features(self.sure, centres)[..., 0].sigmoid()
+        slots = Slots.of(self.cells.image, len(logits))
+        cells = slots.fill(self.cells.centres, float("inf"))
+        apart = torch.cdist(centres * self.side, cells)
+        near = (apart <= self.criterion.soft_radius).any(-1)
+        return torch.where(near | self._exhaustive()[:, None], 1.0, trust(seen))
+
+    # --- classes -----------------------------------------------------------------------------
+
+    def _dense(self) -> Tensor:
         # Five places per cell, so that neighbours of the centre learn the class as well.
-        side = encoded.memory.new_tensor([encoded.image[1], encoded.image[0]])
-        shifts = torch.tensor([[0, 0], [2, 0], [-2, 0], [0, 2], [0, -2]], device=side.device)
-        losses = []
-        for i, target in enumerate(targets):
-            known = target.class_ids >= 0
-            if not bool(known.any()):
-                continue
-            xy = (target.centres[known][:, None] + shifts[None]).flatten(0, 1) / side
-            one = Encoded(
-                encoded.memory[i : i + 1],
-                encoded.shapes,
-                encoded.image,
-                encoded.tokens,
-                class_map=None if encoded.class_map is None else encoded.class_map[i : i + 1],
-            )
-            logits = model.class_at(one, xy[None])[0]
-            losses.append((logits, target.class_ids[known].repeat_interleave(5)))
-        return self._cross_entropy(losses, encoded)
-
-    def _cross_entropy(self, pairs: list[tuple[Tensor, Tensor]], encoded: Encoded) -> Tensor:
-        if not pairs:
-            return encoded.memory.sum() * 0.0
-        logits = torch.cat([p[0] for p in pairs]).float()
-        truth = torch.cat([p[1] for p in pairs])
-        return F.cross_entropy(
-            logits, truth, weight=self.class_weights, label_smoothing=self.weights.smoothing
+        shifts = self.side.new_tensor([[0, 0], [2, 0], [-2, 0], [0, 2], [0, -2]])
+        known = self.cells.class_ids >= 0
+        if not bool(known.any()):
+            return self.side.new_zeros(())
+        owner = self.cells.image[known].repeat_interleave(len(shifts))
+        xy = ((self.cells.centres[known][:, None] + shifts) / self.side).flatten(0, 1)
+        slots = Slots.of(owner, len(self.targets))
+        logits = self.model.class_at(self.encoded, slots.fill(xy, 0.5))[owner, slots.position]
+        soft = self.cells.soft
+        return self._cross_entropy(
+            logits,
+            self.cells.class_ids[known].repeat_interleave(len(shifts)),
+            None if soft is None else soft[known].repeat_interleave(len(shifts), 0),
         )
 
-    def _classes(
-        self,
-        model: CellDETR,
-        encoded: Encoded,
-        detected: Detected,
-        targets: list[Targets],
-        pairs: Pairs,
-        usable: Tensor,
-    ) -> Tensor:
-        if model.config.class_target == "all" and model.config.mode == "sequential":
-            return self._classes_of_all(model, encoded, detected, targets, pairs, usable)
-        boxes, features, truth = _representation_input(model, encoded, detected, targets, pairs)
-        slots = max((len(b) for b in boxes), default=0)
-        if slots == 0:
-            return encoded.memory.sum() * 0.0
-        padded, padding = pad_boxes(boxes, slots)
-        shown = None if features is None else pad_rows(features, slots)
-        out = model.represent(encoded, padded, padding=padding, features=shown)
-        loss = encoded.memory.sum() * 0.0
-        for logits in out.logits:
-            known = [
-                (logits[i, : len(t)][t >= 0], t[t >= 0])
-                for i, t in enumerate(truth)
-                if bool((t >= 0).any())
-            ]
-            if model.config.class_target == "all":
-                loss = loss + self._sigmoid_classes(known, encoded)
-            else:
-                loss = loss + self._cross_entropy(known, encoded)
-        return loss
-
-    def _sigmoid_classes(self, pairs: list[tuple[Tensor, Tensor]], encoded: Encoded) -> Tensor:
-        if not pairs:
-            return encoded.memory.sum() * 0.0
-        logits = torch.cat([p[0] for p in pairs])
-        truth = torch.cat([p[1] for p in pairs])
-        wanted = F.one_hot(truth, logits.shape[-1]).to(logits.dtype)
-        return focal_loss(logits, wanted).sum() / max(len(truth), 1)
-
-    def _classes_of_all(
-        self,
-        model: CellDETR,
-        encoded: Encoded,
-        detected: Detected,
-        targets: list[Targets],
-        pairs: Pairs,
-        usable: Tensor,
-    ) -> Tensor:
-        out = model.represent(
-            encoded, detected.boxes[-1], padding=~usable, features=detected.features
+    def _cross_entropy(self, logits: Tensor, truth: Tensor, soft: Tensor | None) -> Tensor:
+        wanted = self._wanted(truth, logits.shape[-1], soft, smoothing=self.weights.smoothing)
+        return class_cross_entropy(
+            logits,
+            truth,
+            wanted,
+            weight=self.criterion.class_weights,
+            gamma=self.weights.class_gamma,
         )
-        wanted = torch.zeros_like(out.logits[-1])
-        counted = usable[..., None].expand_as(wanted).clone()
-        cells = 0
-        for i, (queries, matched) in enumerate(pairs):
-            ids = targets[i].class_ids[matched]
-            counted[i, queries[ids < 0]] = False
-            wanted[i, queries[ids >= 0], ids[ids >= 0]] = 1.0
-            cells += int((ids >= 0).sum())
-        losses = [focal_loss(logits, wanted)[counted].sum() for logits in out.logits]
-        return torch.stack(losses).sum() / max(cells, 1)
 
+    def _wanted(
+        self, truth: Tensor, classes: int, soft: Tensor | None, *, smoothing: float = 0.0
+    ) -> Tensor:
+        share = self.weights.soft_labels
+        return wanted_classes(truth, classes, smoothing=smoothing, soft=soft, share=share)
 
-def _representation_input(
-    model: CellDETR, encoded: Encoded, detected: Detected, targets: list[Targets], pairs: Pairs
-) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor]]:
-    # Boxes, (coupled) features and class ids per image of the cells to describe.
-    boxes, features, truth = [], [], []
-    for i, (queries, cells) in enumerate(pairs):
-        found = detected.boxes[-1][i, queries].detach()
-        ids = targets[i].class_ids
-        if model.config.mode == "parallel" and model.config.decoupled:
-            # Every annotated cell, found or not, in its own box.
-            found = _annotated(found, cells, targets[i], encoded.image)
-            cells = torch.arange(len(ids), device=cells.device)
-        elif model.config.mode == "parallel":
-            true = targets[i].boxes(encoded.image)[cells]
-            found = torch.where(torch.isfinite(true), true, found)
-        boxes.append(clamp_boxes(found, encoded.image))
-        features.append(detected.features[i, queries])
-        truth.append(ids[cells])
-    return boxes, None if model.config.decoupled else features, truth
+    def _slots(self, pairs: Pairs) -> ClassSlots:
+        config, detected, image = self.model.config, self.detected, self.encoded.image
+        if config.class_target == "all" and config.mode == "sequential":
+            weight = self._trust(detected.logits[-1], detected.boxes[-1])
+            return query_slots(detected, self.cells, pairs, usable=self.usable, weight=weight)
+        if config.mode == "parallel" and config.decoupled:
+            slots = annotated_slots(detected, self.cells, pairs, image)
+        else:
+            slots = matched_slots(config, detected, self.cells, pairs, image)
+        return disturb(slots, image, source=self.criterion.boxes, noise=self.criterion.noise)
 
+    def _classes(self, pairs: Pairs) -> Tensor:
+        slots = self._slots(pairs)
+        counted = slots.truth != UNKNOWN
+        if not bool(counted.any()):
+            return self.side.new_zeros(())
+        out = self.model.represent(
+            self.encoded,
+            slots.boxes,
+            padding=slots.padding,
+            features=slots.features,
+            mask=slots.mask,
+        )
+        one = self._sigmoid if self.model.config.class_target == "all" else self._softmax
+        return torch.stack([one(logits, slots, counted) for logits in out.logits]).sum()
 
-def _annotated(found: Tensor, cells: Tensor, target: Targets, image: tuple[int, int]) -> Tensor:
-    # Annotated boxes; a cell without extent takes the matched query's, else a typical size.
-    true = target.boxes(image)
-    side = true.new_tensor([image[1], image[0]])
-    size = (NUCLEUS_PX / side).expand(len(true), 2).clone()
-    size[cells] = found[:, 2:].to(size.dtype)
-    return torch.cat((true[:, :2], torch.where(torch.isfinite(true[:, 2:]), true[:, 2:], size)), -1)
+    def _softmax(self, logits: Tensor, slots: ClassSlots, counted: Tensor) -> Tensor:
+        soft = None if slots.soft is None else slots.soft[counted]
+        return self._cross_entropy(logits[counted], slots.truth[counted], soft)
+
+    def _sigmoid(self, logits: Tensor, slots: ClassSlots, counted: Tensor) -> Tensor:
+        cell = slots.truth >= 0
+        wanted = torch.zeros_like(logits)
+        soft = None if slots.soft is None else slots.soft[cell]
+        wanted[cell] = self._wanted(slots.truth[cell], logits.shape[-1], soft)
+        loss = focal_loss(logits, wanted)
+        if slots.weight is not None:
+            nothing = slots.truth == NOTHING
+            loss = torch.where(nothing, slots.weight, 1.0)[..., None] * loss
+        return loss[counted].sum() / cell.sum().clamp(min=1)
+
+    def _composition(self) -> Tensor:
+        rows = [i for i, t in enumerate(self.targets) if t.composition is not None]
+        shares = torch.stack([s for t in self.targets if (s := t.composition) is not None])
+        encoded, boxes = self.encoded.of(rows), self.detected.boxes[-1].detach()[rows]
+        # Not `usable`: where nothing is annotated there are cells all the same.
+        score = self.detected.logits[-1].detach()[rows].sigmoid()
+        used = self.detected.queries.valid[rows] & (score > CELL_SCORE)
+        if not bool(used.any()):
+            return self.side.new_zeros(())
+        boxes = clamp_boxes(boxes, encoded.image)
+        out = self.model.represent(
+            encoded, boxes, padding=~used, features=self.detected.features[rows]
+        )
+        if self.model.config.class_target == "all":
+            rates = [logits.sigmoid() for logits in out.logits]
+            found = [r / r.sum(-1, keepdim=True).clamp(min=1e-6) for r in rates]
+        else:
+            found = [logits.softmax(-1) for logits in out.logits]
+        if encoded.class_map is not None:
+            found.append(self.model.class_at(encoded, boxes).softmax(-1))
+        return torch.stack([composition_divergence(p, used, shares) for p in found]).sum()
 
 
 def usable_slots(detected: Detected, targets: list[Targets], image: tuple[int, int]) -> Tensor:
@@ -298,53 +398,3 @@ def usable_slots(detected: Detected, targets: list[Targets], image: tuple[int, i
         row = (y * image[0]).long().clamp(0, image[0] - 1)
         usable[i] &= target.valid[row, column]
     return usable
-
-
-def focal_loss(logits: Tensor, wanted: Tensor, *, alpha: float = 0.25, gamma: float = 2) -> Tensor:
-    """Sigmoid focal loss per element (Lin et al. 2017)."""
-    p = logits.sigmoid()
-    loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    p_true = p * wanted + (1 - p) * (1 - wanted)
-    weight = alpha * wanted + (1 - alpha) * (1 - wanted)
-    return weight * (1 - p_true) ** gamma * loss
-
-
-def heat_target(shape: tuple[int, int], centres: Tensor, sigma: float) -> Tensor:
-    """Bumps of height 1 at `centres` (N, 2), x y in heatmap pixels -> (H, W).
-
-    The pixel that holds a centre is exactly 1, as the loss needs (Zhou et al. 2019).
-    """
-    height, width = shape
-    target = centres.new_zeros(shape)
-    radius = int(3 * sigma + 0.5)
-    span = torch.arange(-radius, radius + 1, device=centres.device)
-    dy, dx = torch.meshgrid(span, span, indexing="ij")
-    bump = torch.exp(-(dx**2 + dy**2) / (2 * sigma**2))
-    x = centres[:, 0].long()[:, None, None] + dx
-    y = centres[:, 1].long()[:, None, None] + dy
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = (y * width + x)[inside]
-    value = bump.expand_as(x)[inside]
-    return target.flatten().scatter_reduce(0, index, value, "amax").view(shape)
-
-
-def heat_loss(
-    heat: Tensor, targets: list[Targets], image: tuple[int, int], *, sigma: float
-) -> Tensor:
-    """Centre heatmap focal loss (Zhou et al., Objects as Points, eq. 1), padding left out."""
-    _, _, height, width = heat.shape
-    total = heat.new_zeros(())
-    count = 0
-    for i, target in enumerate(targets):
-        logits = heat[i, 0]
-        valid = None
-        if target.valid is not None:
-            valid = F.interpolate(target.valid[None, None].float(), size=(height, width))[0, 0] > 0
-        wanted = heat_target((height, width), target.centres * (height / image[0]), sigma)
-        p = logits.sigmoid()
-        hit = -F.logsigmoid(logits) * (1 - p) ** 2
-        miss = -F.logsigmoid(-logits) * p**2 * (1 - wanted) ** 4
-        loss = torch.where(wanted >= 1, hit, miss)
-        total = total + (loss if valid is None else loss[valid]).sum()
-        count += len(target)
-    return total / max(count, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -28,6 +29,11 @@ class Targets:
         Where the image is image and not padding.
     composition : (K,) float32 or None
         Share of each class among the cells of the image, where only that is known.
+    exhaustive : bool
+        Someone made sure that every cell is annotated: whatever else is found is wrong, however
+        sure the network is of it.
+    class_soft : (N, K) float32 or None
+        A teacher's class probabilities; rows of NaN where it has none.
     """
 
     centres: Tensor
@@ -35,6 +41,8 @@ class Targets:
     class_ids: Tensor
     valid: Tensor | None = None
     composition: Tensor | None = None
+    exhaustive: bool = False
+    class_soft: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.centres)
@@ -48,6 +56,62 @@ class Targets:
         """cx cy w h (N, 4) in 0..1 of an image (height, width); NaN sizes stay NaN."""
         side = self.centres.new_tensor([image[1], image[0]])
         return torch.cat((self.centres / side, self.sizes / side), -1)
+
+    def to(self, device: str | torch.device) -> Targets:
+        """The same targets on another device."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return Targets(*(v.to(device) if isinstance(v, Tensor) else v for v in values))
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Annotated cells of a batch in one table of T rows, image by image.
+
+    `image` (T,) says whose; `centres`, `boxes` (T, 4), `class_ids` and `soft` (T, K) are those
+    of `Targets`; `soft` holds NaN where no teacher spoke.
+    """
+
+    image: Tensor
+    centres: Tensor
+    boxes: Tensor
+    class_ids: Tensor
+    soft: Tensor | None
+
+    @classmethod
+    def of(cls, targets: Sequence[Targets], image: tuple[int, int]) -> Cells:
+        """The cells of images (height, width)."""
+        counts = torch.tensor([len(t) for t in targets])
+        owner = torch.repeat_interleave(torch.arange(len(targets)), counts)
+        centres = torch.cat([t.centres for t in targets])
+        wide = next((t.class_soft.shape[1] for t in targets if t.class_soft is not None), None)
+        soft = None
+        if wide is not None:
+            unknown = centres.new_tensor(float("nan"))
+            soft = torch.cat(
+                [
+                    unknown.expand(len(t), wide) if t.class_soft is None else t.class_soft
+                    for t in targets
+                ]
+            )
+        return cls(
+            owner.to(centres.device),
+            centres,
+            torch.cat([t.boxes(image) for t in targets]),
+            torch.cat([t.class_ids for t in targets]),
+            soft,
+        )
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Matched pairs of a batch: `image` and `query` (P,) slot, `cell` (P,) row of `Cells`."""
+
+    image: Tensor
+    query: Tensor
+    cell: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,11 +169,33 @@ def match(
     cost = _cost(logits, boxes, targets, image, costs)
     if usable is not None:
         cost[~usable] = _FORBIDDEN
-    rows, columns = linear_sum_assignment(cost.cpu().numpy())
-    kept = cost.cpu().numpy()[rows, columns] < _FORBIDDEN / 2
+    table = cost.cpu().numpy()
+    rows, columns = linear_sum_assignment(table)
+    kept = table[rows, columns] < _FORBIDDEN / 2
     pairs = np.stack((rows[kept], columns[kept]))
     queries, cells = torch.from_numpy(pairs).to(logits.device)
     return queries, cells
+
+
+def match_all(
+    logits: Tensor,
+    boxes: Tensor,
+    targets: Sequence[Targets],
+    image: tuple[int, int],
+    *,
+    costs: MatchCosts,
+    usable: Tensor,
+) -> Pairs:
+    """`match` for a batch: logits (B, Q), boxes (B, Q, 4), usable (B, Q)."""
+    images, queries, cells = [], [], []
+    first = 0
+    for i, target in enumerate(targets):
+        own, found = match(logits[i], boxes[i], target, image, costs=costs, usable=usable[i])
+        images.append(torch.full_like(own, i))
+        queries.append(own)
+        cells.append(found + first)
+        first += len(target)
+    return Pairs(torch.cat(images), torch.cat(queries), torch.cat(cells))
 
 
 def _cost(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 NUCLEUS_PX = 12.0
 """Typical nucleus side at 0.5 µm/px: the unit in which the pixel geometry counts sizes."""
+_PADDING_BOX = (0.5, 0.5, 1.0, 1.0)
+"""What an unused slot holds (CellDETR, supplement A.1)."""
 
 
 def clamp_boxes(boxes: Tensor, image: tuple[int, int]) -> Tensor:
@@ -17,21 +20,47 @@ def clamp_boxes(boxes: Tensor, image: tuple[int, int]) -> Tensor:
     return torch.cat((boxes[..., :2], size), -1)
 
 
-def pad_boxes(boxes: list[Tensor], slots: int) -> tuple[Tensor, Tensor]:
-    """Box lists as one (B, slots, 4) tensor with padding mask (B, slots), True in unused slots.
+@dataclass(frozen=True)
+class Slots:
+    """Where the rows of a table go in a padded batch.
 
-    Unused slots hold (.5 .5 1 1), as the paper's parallel mode.
+    Row t of the table becomes slot ``position[t]`` of image ``image[t]``; `padding` (B, R) is
+    True in slots that hold no row.
     """
-    dummy = boxes[0].new_tensor([0.5, 0.5, 1.0, 1.0])
-    padded = torch.stack([torch.cat((b, dummy.expand(slots - len(b), 4))) for b in boxes])
-    used = torch.tensor([len(b) for b in boxes], device=padded.device)
-    return padded, torch.arange(slots, device=padded.device)[None] >= used[:, None]
+
+    image: Tensor
+    position: Tensor
+    padding: Tensor
+
+    @classmethod
+    def of(cls, image: Tensor, batch: int) -> Slots:
+        """Slots of rows that come image by image: image (T,) int64, ascending."""
+        counts = torch.bincount(image, minlength=batch)
+        position = (
+            torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
+        )
+        slots = int(counts.max()) if batch else 0
+        padding = torch.arange(slots, device=image.device)[None] >= counts[:, None]
+        return cls(image, position, padding)
+
+    def fill(self, rows: Tensor, empty: float | Tensor) -> Tensor:
+        """Rows (T, …) as (B, R, …); unused slots hold `empty`."""
+        out = rows.new_empty(*self.padding.shape, *rows.shape[1:])
+        out[:] = empty
+        # Not in place, so that gradients flow from slots to rows.
+        return out.index_put((self.image, self.position), rows)
+
+    def boxes(self, rows: Tensor) -> Tensor:
+        """Boxes (T, 4) as (B, R, 4); unused slots hold the whole image."""
+        return self.fill(rows, rows.new_tensor(_PADDING_BOX))
 
 
-def pad_rows(rows: list[Tensor], slots: int, value: float = 0) -> Tensor:
-    """Lists of rows (N_i, …) as one (B, slots, …) tensor, filled up with `value`."""
-    wide = [(0, 0) * (r.dim() - 1) + (0, slots - len(r)) for r in rows]
-    return torch.stack([F.pad(r, w, value=value) for r, w in zip(rows, wide, strict=True)])
+def pad_boxes(boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Lists of boxes (N_i, 4) as one (B, R, 4) tensor with padding mask (B, R)."""
+    counts = torch.tensor([len(b) for b in boxes])
+    image = torch.repeat_interleave(torch.arange(len(boxes)), counts).to(boxes[0].device)
+    slots = Slots.of(image, len(boxes))
+    return slots.boxes(torch.cat(boxes)), slots.padding
 
 
 def group_mask(sizes: list[int], device: torch.device | str = "cpu") -> Tensor:
