@@ -7,6 +7,7 @@ carry over to it; they do to these functions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,7 @@ MACENKO_ALPHA = 1.0
 MACENKO_BETA = 0.15
 FEWEST_PIXELS = 100
 SMALLEST_ANGLE_DEG = 5.0
+_LEAST = 0.01
 
 
 def optical_density(rgb: NDArray[np.uint8], white: float | tuple[float, ...] = 255) -> Floats:
@@ -119,6 +121,58 @@ def estimate_stains(rgb: NDArray[np.uint8], defaults: NDArray[np.float64] = H_E)
     # Haematoxylin absorbs more red than its partner, eosin or DAB.
     first, second = sorted(np.maximum(pair, 0), key=lambda v: -v[0] / np.linalg.norm(v))
     return StainEstimate(stain_vectors(_triple(first), _triple(second)))
+
+
+@dataclass(frozen=True, slots=True)
+class StainStatistics:
+    """What one picture's stain is, as two methods of normalisation describe it.
+
+    Densities are ``-log10(max(v, 1) / 240)``, of tissue pixels alone (every channel's natural
+    density is at least β).
+
+    Attributes
+    ----------
+    vectors : (3, 3)
+        Macenko's two stains and the residual, as rows.
+    strength : (2,)
+        99th percentile of either stain's amount, at least 0.01.
+    mean, std : (3,)
+        Reinhard's statistics, of density instead of Lab colour; `std` is at least 0.01.
+    pixels : int
+        Tissue pixels they come from; with fewer than 100, all are those of no stain.
+    reason : str
+        Why `vectors` are the defaults, else ''.
+    """
+
+    vectors: NDArray[np.float64]
+    strength: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    pixels: int
+    reason: str = ""
+
+
+def measure_stain(rgb: NDArray[np.uint8], defaults: NDArray[np.float64] = H_E) -> StainStatistics:
+    """Statistics of the stain of a picture's tissue, colours (…, 3).
+
+    Vectors and strengths are Macenko's (ISBI 2009), mean and spread Reinhard's (IEEE CG&A 2001).
+    `defaults` are the vectors of a picture from which none can be told; see `estimate_stains`.
+    """
+    estimate = estimate_stains(rgb, defaults)
+    density = optical_density(np.asarray(rgb).reshape(-1, 3), MACENKO_IO).astype(np.float64)
+    tissue = density[(density * math.log(10) >= MACENKO_BETA).all(axis=1)]
+    if len(tissue) < FEWEST_PIXELS:
+        zero, least = np.zeros(3), np.full(3, _LEAST)
+        return StainStatistics(defaults, least[:2], zero, least, len(tissue), estimate.reason)
+    amounts = tissue @ np.linalg.inv(estimate.vectors)[:, :2]
+    return StainStatistics(
+        estimate.vectors,
+        np.maximum(np.percentile(amounts, 99, axis=0), _LEAST),
+        tissue.mean(axis=0),
+        np.maximum(tissue.std(axis=0), _LEAST),
+        len(tissue),
+        estimate.reason,
+    )
 
 
 def _triple(vector: NDArray[np.float64]) -> tuple[float, float, float]:

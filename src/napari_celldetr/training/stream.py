@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from napari_celldetr.nets.matching import Targets
-from napari_celldetr.training.augment import (
-    Augmentation,
-    random_crop,
-    recolour,
-    restain_to_hdab,
-)
+from napari_celldetr.training.augment import Augmentation
+from napari_celldetr.training.crop_maker import CropMaker
 from napari_celldetr.training.pools import Pool
 
 
@@ -35,34 +32,39 @@ class CropStream(Dataset[dict[str, Any]]):
         seed: int,
         augmentation: Augmentation,
     ) -> None:
-        self.pools = list(pools)
         self.size, self.length, self.seed = size, length, seed
         self.augmentation = augmentation
-        weights = np.array([p.spec.weight for p in pools], np.float64)
-        self.shares = weights / weights.sum()
+        self.maker = CropMaker(pools, size, augmentation)
+
+    @property
+    def pools(self) -> list[Pool]:
+        """Where the crops come from."""
+        return self.maker.pools
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share of each pool in sampling."""
+        return self.maker.shares
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Crop `index` as arrays: image uint8 (s, s, 3), points, sizes, class_ids, valid."""
-        rng = np.random.default_rng([self.seed, index])
-        pool = self.pools[rng.choice(len(self.pools), p=self.shares)]
-        # Large fields hold more to see than small ones.
-        areas = np.array([f.image.shape[0] * f.image.shape[1] for f in pool.fields], np.float64)
-        field = pool.fields[rng.choice(len(areas), p=areas / areas.sum())]
-        crop = random_crop(field, self.size, rng, self.augmentation)
-        image = crop.image
-        if pool.spec.restain:
-            image, _ = restain_to_hdab(image, rng, points=crop.points)
-        image = recolour(image, rng, self.augmentation)
-        return {
-            "image": np.ascontiguousarray(image),
+        """Crop `index` as arrays: image uint8 (s, s, 3), points, sizes, class_ids, valid.
+
+        `composition` is there where the crop has one.
+        """
+        crop = self.maker(np.random.default_rng([self.seed, index]))
+        item = {
+            "image": np.ascontiguousarray(crop.image),
             "points": crop.points,
             "sizes": crop.sizes,
             "class_ids": crop.class_ids,
             "valid": np.ascontiguousarray(crop.valid),
         }
+        if crop.composition is not None:
+            item["composition"] = crop.composition
+        return item
 
 
 def collate(items: list[dict[str, Any]]) -> tuple[Tensor, list[Targets]]:
@@ -74,6 +76,7 @@ def collate(items: list[dict[str, Any]]) -> tuple[Tensor, list[Targets]]:
             torch.from_numpy(np.asarray(i["sizes"], np.float32)),
             torch.from_numpy(np.asarray(i["class_ids"], np.int64)),
             torch.from_numpy(i["valid"]),
+            torch.from_numpy(i["composition"]) if "composition" in i else None,
         )
         for i in items
     ]
@@ -88,6 +91,7 @@ def to_device(targets: list[Targets], device: str) -> list[Targets]:
             t.sizes.to(device),
             t.class_ids.to(device),
             None if t.valid is None else t.valid.to(device),
+            None if t.composition is None else t.composition.to(device),
         )
         for t in targets
     ]
