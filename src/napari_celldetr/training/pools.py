@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from napari_celldetr.core.errors import DataError
+from napari_celldetr.core.errors import ConfigError, DataError
+from napari_celldetr.training.classes import ClassMap
 from napari_celldetr.training.config import TrainConfig
 from napari_celldetr.training.datasets import (
-    Field,
-    load_instances_folder,
-    load_points_folder,
-    read_split,
-    resample,
+    read_composition_folder,
+    read_instances_folder,
+    read_points_folder,
 )
+from napari_celldetr.training.fields import Field, resample
+from napari_celldetr.training.label_files import SPLIT_FILE, Parts, read_split
+from napari_celldetr.training.slide_fields import TILE_PX
 from napari_celldetr.training.specs import DataSpec, parse_data
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What a data set's labels tell, counted.
+
+    Attributes
+    ----------
+    fields, complete, compositions : int
+        Fields; those whose unlabelled places are background; those that know class shares alone.
+    cells, sized, typed : int
+        Labelled cells; those with an extent; those with a class.
+    """
+
+    fields: int
+    complete: int
+    compositions: int
+    cells: int
+    sized: int
+    typed: int
+
+    @classmethod
+    def of(cls, fields: Iterable[Field]) -> Supervision:
+        """Count fields and cells."""
+        items = list(fields)
+        return cls(
+            len(items),
+            sum(f.complete for f in items),
+            sum(f.composition is not None for f in items),
+            sum(len(f) for f in items),
+            sum(int((f.sizes > 0).all(axis=1).sum()) for f in items),
+            sum(int((f.class_ids >= 0).sum()) for f in items),
+        )
+
+    def as_text(self) -> str:
+        """The counts for people."""
+        text = (
+            f"{self.fields} fields ({self.complete} complete), {self.cells} cells, "
+            f"{self.sized} with extent, {self.typed} with class"
+        )
+        return text + (f", {self.compositions} compositions" if self.compositions else "")
 
 
 @dataclass(frozen=True)
@@ -24,47 +70,79 @@ class Pool:
     spec: DataSpec
     fields: tuple[Field, ...]
 
+    @property
+    def supervision(self) -> Supervision:
+        """What the pool's labels tell."""
+        return Supervision.of(self.fields)
+
+    @property
+    def megapixels(self) -> float:
+        """Area of all fields."""
+        return float(sum(f.image.shape[0] * f.image.shape[1] for f in self.fields)) / 1e6
+
+
+Reader = Callable[[DataSpec, ClassMap, Parts], Iterator[Field]]
+
+
+def iter_fields(
+    spec: DataSpec, *, class_names: Sequence[str], split: str | None = None
+) -> Iterator[Field]:
+    """Fields of one data set at their own scale, one at a time, so that large sets fit.
+
+    `split` reads only what ``split.csv`` in the set's folder gives it. Raises `DataError` for a
+    split that is not there, classes without a counterpart in `class_names` or the word's
+    ``map``, and labels that are not what the kind says.
+    """
+    classes = ClassMap.parse(spec.option("map"), class_names)
+    pattern = spec.option("group")
+    try:
+        re.compile(pattern)
+        re.compile(spec.option("region"))
+    except re.error as error:
+        raise ConfigError(
+            f"A pattern of the data set {spec.folder.name!r} cannot be read.",
+            expected="a regular expression, e.g. ^[^_]+",
+            found=f"{pattern or spec.option('region')}: {error}",
+            remedy="correct ?group= or ?region=",
+        ) from error
+    return _READERS[spec.kind](spec, classes, Parts.of(spec.folder, split))
+
 
 def load_fields(
     spec: DataSpec, *, class_names: Sequence[str], split: str | None = None
 ) -> list[Field]:
-    """Fields of one data set at their own scale; classes outside `class_names` are refused."""
-    if spec.kind == "points":
-        return load_points_folder(
-            spec.folder, mpp=spec.mpp, class_names=class_names or None, split=split
-        )
-    if split is not None:
-        raise DataError(
-            f"The data set {spec.folder.name!r} has no splits.",
-            expected="split 'all' for instance maps",
-            found=split,
-            remedy="choose patients with groups instead",
-        )
-    fields = load_instances_folder(spec.folder, mpp=spec.mpp)
-    return [replace(f, class_names=tuple(class_names)) for f in fields]
+    """All of `iter_fields`; names of classes outside `class_names` are refused."""
+    return list(iter_fields(spec, class_names=class_names, split=split))
 
 
 def load_pools(config: TrainConfig) -> list[Pool]:
     """All training fields at the model's µm/px, held-out groups left out.
+
+    Of a set with a ``split.csv`` only its split ``train`` is taken. Where shares are left to the
+    sets' sizes (``*auto``) they follow the square root of the area, 1 on average, so that a large
+    set is seen more often and a small one not drowned.
 
     Raises `DataError` when a group to hold out is not there, or nothing else is.
     """
     pools = []
     known: set[str] = set()
     for spec in parse_data(config.data):
-        divided = config.split == "train" and (spec.folder / "split.csv").is_file()
-        split = "train" if divided else None
-        fields = load_fields(spec, class_names=config.data_classes, split=split)
-        known |= {f.group for f in fields} | {p for p, _ in read_split(spec.folder).values()}
-        # A field nobody annotated teaches nothing and would only take up draws.
-        useful = [f for f in fields if f.complete or len(f)]
-        kept = [resample(f, config.mpp) for f in useful if f.group not in config.held_out]
+        split = "train" if (spec.folder / SPLIT_FILE).is_file() else None
+        known |= {patient for patient, _ in read_split(spec.folder).values()}
+        kept, count = [], 0
+        for field in iter_fields(spec, class_names=config.data_classes, split=split):
+            known.add(field.group)
+            count += 1
+            # A field nobody annotated teaches nothing and would only take up draws.
+            useful = field.complete or len(field) or field.composition is not None
+            if useful and field.group not in config.held_out:
+                kept.append(resample(field, config.mpp))
         if not kept:
             raise DataError(
                 f"Nothing is left of the data set {spec.folder.name!r}.",
-                expected="fields outside the held-out groups",
-                found=f"{len(fields)} fields, all held out",
-                remedy="hold out fewer groups",
+                expected="annotated fields outside the held-out groups",
+                found=f"{count} fields, all held out or without labels",
+                remedy="hold out fewer groups, or check the labels",
             )
         pools.append(Pool(spec, tuple(kept)))
     absent = config.held_out - known
@@ -76,4 +154,138 @@ def load_pools(config: TrainConfig) -> list[Pool]:
             found=", ".join(sorted(absent)),
             remedy="name the groups as the data sets do",
         )
-    return pools
+    return balance(pools)
+
+
+def balance(pools: Sequence[Pool]) -> list[Pool]:
+    """Pools whose shares, where left to the sets' sizes, follow the square root of the area."""
+    roots = [math.sqrt(p.megapixels) for p in pools if p.spec.balanced]
+    mean = sum(roots) / len(roots) if roots else 1.0
+    return [
+        replace(p, spec=replace(p.spec, weight=math.sqrt(p.megapixels) / mean))
+        if p.spec.balanced
+        else p
+        for p in pools
+    ]
+
+
+# --- kinds -----------------------------------------------------------------------------------
+
+
+def _common(spec: DataSpec) -> dict[str, Any]:
+    """What all readers take: µm/px, and the pattern of groups where the word gives one."""
+    pattern = spec.option("group")
+    return {"mpp": spec.mpp, **({"group_pattern": pattern} if pattern else {})}
+
+
+def _yes(spec: DataSpec, name: str, default: bool) -> bool:
+    return spec.option(name, "yes" if default else "no") == "yes"
+
+
+def _points(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    return read_points_folder(
+        spec.folder,
+        classes,
+        parts,
+        **_common(spec),
+        complete=_yes(spec, "complete", True),
+        empty_is_background=spec.option("empty") == "background",
+    )
+
+
+def _instances(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    complete = _yes(spec, "complete", True)
+    return read_instances_folder(spec.folder, classes, parts, **_common(spec), complete=complete)
+
+
+def _composition(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    return read_composition_folder(spec.folder, classes, parts, **_common(spec))
+
+
+def _pannuke(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    from napari_celldetr.training.array_sets import read_pannuke
+
+    return read_pannuke(spec.folder, classes, parts, **_common(spec))
+
+
+def _conic(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    from napari_celldetr.training.array_sets import read_conic
+
+    return read_conic(spec.folder, classes, parts, **_common(spec))
+
+
+def _consep(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    from napari_celldetr.training.mat_sets import read_consep
+
+    merged = spec.option("types") == "merged"
+    return read_consep(spec.folder, classes, parts, **_common(spec), merged=merged)
+
+
+def _lizard(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    from napari_celldetr.training.mat_sets import read_lizard
+
+    return read_lizard(spec.folder, classes, parts, **_common(spec))
+
+
+def _coco(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    from napari_celldetr.training.coco import read_coco
+
+    return read_coco(
+        spec.folder,
+        classes,
+        parts,
+        **_common(spec),
+        annotations=spec.option("json"),
+        empty_is_background=spec.option("empty") == "background",
+    )
+
+
+def _geojson(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    from napari_celldetr.training.geojson import REGION, read_geojson_folder
+
+    said = spec.option("complete")
+    return read_geojson_folder(
+        spec.folder,
+        classes,
+        parts,
+        **_common(spec),
+        slides=spec.option("slides"),
+        region=spec.option("region", REGION),
+        complete=said == "yes" if said else None,
+        tile=_tile(spec),
+    )
+
+
+def _xenium(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
+    from napari_celldetr.training.xenium import read_xenium
+
+    return read_xenium(
+        spec.folder,
+        classes,
+        parts,
+        mpp=spec.mpp,
+        image=spec.option("image"),
+        alignment=spec.option("align"),
+        types=spec.option("types"),
+        labels="composition" if spec.option("labels") == "composition" else "points",
+        complete=_yes(spec, "complete", False),
+        tile=_tile(spec),
+    )
+
+
+def _tile(spec: DataSpec) -> int:
+    return int(spec.option("tile", str(TILE_PX)))
+
+
+_READERS: dict[str, Reader] = {
+    "points": _points,
+    "instances": _instances,
+    "composition": _composition,
+    "pannuke": _pannuke,
+    "conic": _conic,
+    "consep": _consep,
+    "lizard": _lizard,
+    "coco": _coco,
+    "geojson": _geojson,
+    "xenium": _xenium,
+}

@@ -3,31 +3,92 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from napari_celldetr.core.errors import ConfigError
 
-DATA_WORDS = "KIND:FOLDER[@MPP][*WEIGHT][+dab], e.g. points:fields@0.5 instances:masks@0.25*0.3"
+DATA_WORDS = (
+    "KIND:FOLDER[@MPP][*WEIGHT][+dab][?OPTION=VALUE&...], e.g. points:fields@0.5 "
+    "instances:masks@0.25*0.3"
+)
+REMEDY = (
+    "write kind, colon, folder, and optionally @µm/px (0.05 to 4), *share (or *auto), +dab and "
+    "?option=value; quote words with spaces"
+)
+YES_NO = ("yes", "no")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a kind of data set has: its µm/px (None: its files say), and its options.
+
+    `options` maps a name to the values it may have; none means any text.
+    """
+
+    mpp: float | None
+    options: dict[str, tuple[str, ...]]
+    asks_mpp: bool = False
+
+
+_COMMON: dict[str, tuple[str, ...]] = {"map": (), "group": ()}
+_EMPTY = {"empty": ("background", "unknown")}
+_COMPLETE = {"complete": YES_NO}
+
+KINDS = {
+    "points": Kind(0.5, {**_COMMON, **_EMPTY, **_COMPLETE}),
+    "instances": Kind(0.5, {**_COMMON, **_COMPLETE}),
+    "composition": Kind(None, _COMMON, asks_mpp=True),
+    "pannuke": Kind(0.25, _COMMON),
+    "consep": Kind(0.25, {**_COMMON, "types": ("all", "merged")}),
+    "lizard": Kind(0.5, _COMMON),
+    "conic": Kind(0.5, _COMMON),
+    "coco": Kind(None, {**_COMMON, **_EMPTY, "json": ()}, asks_mpp=True),
+    "geojson": Kind(None, {**_COMMON, **_COMPLETE, "slides": (), "region": (), "tile": ()}),
+    "xenium": Kind(
+        None,
+        {
+            "map": (),
+            **_COMPLETE,
+            "image": (),
+            "align": (),
+            "types": (),
+            "labels": ("points", "composition"),
+            "tile": (),
+        },
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """One data set: `kind` (points or instances), folder, µm/px and share in sampling.
+    """One data set: `kind` (one of `KINDS`), folder, µm/px and share in sampling.
 
-    `restain` shows its H&E fields as haematoxylin and DAB.
+    `mpp` is None where the set's own files say it. `restain` shows H&E fields as haematoxylin
+    and DAB. `options` are pairs of name and value; `balanced` leaves the share to the set's size.
     """
 
     kind: str
     folder: Path
-    mpp: float
+    mpp: float | None
     weight: float
     restain: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+    balanced: bool = False
+
+    def option(self, name: str, default: str = "") -> str:
+        """The value of an option, `default` where it is not given."""
+        return dict(self.options).get(name, default)
 
 
 def parse_data(text: str) -> list[DataSpec]:
-    """Data sets out of words like ``points:folder@0.5*1.0``; `ConfigError` when malformed."""
-    specs = [_parse_one(word) for word in text.split()]
+    """Data sets out of words like ``points:fields@0.5*1.0``; `ConfigError` when malformed.
+
+    Words are separated by spaces; quotes keep a folder with spaces together.
+    """
+    specs = [_parse_one(word) for word in _words(text)]
     if not specs:
         raise ConfigError(
             "No data set is named.",
@@ -38,22 +99,78 @@ def parse_data(text: str) -> list[DataSpec]:
     return specs
 
 
+def _words(text: str) -> list[str]:
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    lexer.escape = ""  # a backslash separates folders on Windows
+    try:
+        return list(lexer)
+    except ValueError as error:
+        raise _unreadable(text) from error
+
+
 def _parse_one(word: str) -> DataSpec:
-    plain = word.removesuffix("+dab")
+    # A folder may have a question mark in its name: options start with one and a name.
+    found = re.fullmatch(r"(?s)(.*?)(?:\?([a-z]+=.*))?", word)
+    head, listed = (found.group(1), found.group(2)) if found else (word, None)
+    plain = head.removesuffix("+dab")
     kind, _, rest = plain.partition(":")
     body, _, weight = rest.rpartition("*") if "*" in rest else (rest, "", "1")
-    folder, _, mpp = body.rpartition("@") if "@" in body else (body, "", "0.5")
-    try:
-        spec = DataSpec(kind, Path(folder), float(mpp), float(weight), plain != word)
-    except ValueError:
-        spec = DataSpec("", Path(), 0.0, 0.0)
-    numbers_ok = all(math.isfinite(v) and v > 0 for v in (spec.mpp, spec.weight))
-    numbers_ok = numbers_ok and 0.05 <= spec.mpp <= 4
-    if spec.kind not in ("points", "instances") or not folder or not numbers_ok:
+    folder, _, mpp = body.rpartition("@") if "@" in body else (body, "", "")
+    if kind not in KINDS or not folder:
+        raise _unreadable(word)
+    balanced = weight == "auto"
+    share = _number(1 if balanced else weight, word)
+    scale = _number(mpp, word) if mpp or "@" in body else KINDS[kind].mpp
+    if KINDS[kind].asks_mpp and scale is None:
         raise ConfigError(
-            "A data set is named in a way that cannot be read.",
-            expected=DATA_WORDS,
+            f"The data set {folder!r} does not say how large its pixels are.",
+            expected=f"{kind}:FOLDER@MPP",
             found=word,
-            remedy="write kind, colon, folder, and optionally @µm/px (0.05 to 4), *share and +dab",
+            remedy="add @ and the µm/px of its images",
         )
-    return spec
+    if share <= 0 or (scale is not None and not 0.05 <= scale <= 4):
+        raise _unreadable(word)
+    options = _options(kind, listed, word) if listed else ()
+    return DataSpec(kind, Path(folder), scale, share, plain != head, options, balanced)
+
+
+def _number(text: str | float, word: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise _unreadable(word)
+    return value
+
+
+def _options(kind: str, listed: str, word: str) -> tuple[tuple[str, str], ...]:
+    pairs = [item.partition("=")[::2] for item in listed.split("&")]
+    known = KINDS[kind].options
+    for name, value in pairs:
+        allowed = known.get(name)
+        bad = allowed is None or not value or (allowed and value not in allowed)
+        if bad or (name == "tile" and not (value.isdigit() and 64 <= int(value) <= 8192)):
+            expected = (
+                f"?{name}=" + ("|".join(allowed) or "64..8192") if allowed is not None else ""
+            )
+            raise ConfigError(
+                f"An option of a data set cannot be used: {name}={value}",
+                expected=expected or "options " + ", ".join(sorted(known)),
+                found=word,
+                remedy="correct the option; several are joined by &",
+            )
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise _unreadable(word)
+    return tuple((name, value) for name, value in pairs)
+
+
+def _unreadable(found: str) -> ConfigError:
+    return ConfigError(
+        "A data set is named in a way that cannot be read.",
+        expected=DATA_WORDS + "; kinds " + ", ".join(KINDS),
+        found=found,
+        remedy=REMEDY,
+    )
