@@ -18,6 +18,8 @@ COMMANDS = {
     "detect": "find the cells of one or more slides",
     "export": "convert a result to another format",
     "train": "train or fine-tune a model",
+    "pretrain": "pretrain a network on images without labels",
+    "ablate": "measure what each part of the network is worth",
     "evaluate": "measure a model on labelled fields",
     "models": "list the installed models, or show one",
     "doctor": "check that this installation can work",

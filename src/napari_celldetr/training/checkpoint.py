@@ -148,11 +148,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
 
 
 # What may change between a run and its continuation without changing its result.
-_FREE = {"output", "workers", "checkpoint_steps", "fresh"}
+FREE = {"output", "workers", "checkpoint_steps", "fresh"}
 
 
 def _relevant(config: str) -> dict[str, Any]:
-    return {k: v for k, v in json.loads(config).items() if k not in _FREE}
+    return {k: v for k, v in json.loads(config).items() if k not in FREE}
 
 
 def _first_difference(old: str, new: str) -> str:

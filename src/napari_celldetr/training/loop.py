@@ -170,7 +170,7 @@ def run(work: Work) -> Job[nn.Module]:
         work.precision = choose_precision(work.trunk, work.device, config.precision)
     else:
         work.precision = Precision(known, "as at the start of the run")
-    _make(folder)
+    make_folder(folder)
     if not first:
         forget_best(folder)
     try:
@@ -190,8 +190,11 @@ def run(work: Work) -> Job[nn.Module]:
     return work.average
 
 
-def _make(folder: Path) -> None:
-    # Only now, when everything that can be refused has been: a refused run leaves no folder.
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run; `JobError` when that is not possible.
+
+    To be called when everything that can be refused has been: a refused run leaves no folder.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

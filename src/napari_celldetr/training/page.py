@@ -182,8 +182,8 @@ def _validation(history: History, total: int) -> list[str]:
     return [
         "<h2>Validation</h2>",
         f"<p>F1 on {fields['fields']} fields with {fields['cells']} cells that are not trained on "
-        "(weights averaged over the last steps): 1 is perfect. A cell found within 3 µm counts. "
-        "When these curves fall while the loss still falls, the network learns by heart: stop "
+        "(weights averaged over the last steps): 1 is perfect. A cell found within 3 µm counts, at "
+        "the score threshold that suits these fields best. When these curves fall while the loss still falls, the network learns by heart: stop "
         "earlier, or keep the best weights with --keep best. The best row is bold.</p>",
         _key([(line.name, line.colour) for line in lines]),
         line_chart(lines, x_range=(0, total), y_range=(low, 1), name="Validation F1 by step"),
@@ -209,11 +209,16 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Header and a row per validation, as words."""
     names = curve_names(rows)
     header = ["step", *names]
-    body = [
-        [str(row["step"]), *("–" if (v := _value(row, n)) is None else f"{v:.3f}" for n in names)]
-        for row in rows
-    ]
+    body = [[str(row["step"]), *(_three(_value(row, n)) for n in names)] for row in rows]
+    if not rows[0]["validation"]["given"]:
+        header.append("threshold")
+        for words, row in zip(body, rows, strict=True):
+            words.append(_three(row["validation"]["threshold"]))
     return [header, *body]
+
+
+def _three(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _value(row: dict[str, Any], name: str) -> float | None:

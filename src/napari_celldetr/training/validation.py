@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import DataError
-from napari_celldetr.core.metrics import PointField, point_scores
+from napari_celldetr.core.metrics import PointField, point_scores, threshold_curve
 from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.nets.card import ModelCard
@@ -35,7 +36,9 @@ class Scores:
 
     `detection`, `precision` and `recall` are whatever the class; `classes` maps a class to its F1
     and `class_mean` is their mean. `given` marks scores of classes at annotated places, where
-    the network does not detect: `detection` is None then. `seconds` is the network's time for
+    the network does not detect: `detection` is None then. `threshold` is the score at which
+    detection F1 is highest on these very fields, so a little optimistic; a network that has only
+    begun to learn is never as sure as a finished one. `seconds` is the network's time for
     `megapixels`.
     """
 
@@ -47,6 +50,7 @@ class Scores:
     cells: int
     fields: int
     given: bool
+    threshold: float | None
     seconds: float
     megapixels: float
 
@@ -84,22 +88,37 @@ class Validation:
         """
         given = not card.training.get("detects", True)
         predictor = as_predictor(network, card, device)
-        items, seconds, pixels = [], 0.0, 0
+        items: list[tuple[Field, Detections]] = []
+        classed: list[PointField] = []
+        seconds, pixels = 0.0, 0
         for i, field in enumerate(self.fields):
             started = time.perf_counter()
             if given:
-                items.append(_given(network, card, field, device))
+                classed.append(_given(network, card, field, device))
             else:
-                found = found_cells(predictor, field)
-                items.append(point_field(field, found.above(card.threshold)))
+                items.append((field, found_cells(predictor, field)))
             seconds += time.perf_counter() - started
             pixels += field.image.shape[0] * field.image.shape[1]
             yield Progress(i + 1, len(self.fields), f"validating, field {i + 1}")
-        return self._scores(items, seconds, pixels / 1e6, given)
+        threshold = None
+        if not given:
+            threshold = self._threshold(items, card)
+            classed = [point_field(field, found.above(threshold)) for field, found in items]
+        return self._scores(classed, seconds, pixels / 1e6, threshold)
+
+    def _threshold(self, items: list[tuple[Field, Detections]], card: ModelCard) -> float:
+        scored = [replace(point_field(f, d), scores=d.scores) for f, d in items]
+        best, _ = threshold_curve(scored, RADIUS_UM / self.mpp).best()
+        return best if best == best else card.threshold
 
     def _scores(
-        self, items: list[PointField], seconds: float, megapixels: float, given: bool
+        self,
+        items: list[PointField],
+        seconds: float,
+        megapixels: float,
+        threshold: float | None,
     ) -> Scores:
+        given = threshold is None
         labelled = any((f.class_ids >= 0).any() for f in self.fields)
         names = self.class_names if labelled and len(self.class_names) > 1 else ()
         found = point_scores(items, RADIUS_UM / self.mpp, class_names=names, bootstrap=0)
@@ -113,6 +132,7 @@ class Validation:
             int(sum(len(f) for f in self.fields)),
             len(self.fields),
             given,
+            threshold,
             round(seconds, 3),
             round(megapixels, 4),
         )
