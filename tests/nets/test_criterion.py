@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_nets import cells, no_cells, small, tiny
 
-from napari_celldetr.nets.criterion import Criterion, usable_slots
-from napari_celldetr.nets.losses import focal_loss, heat_loss, heat_targets
+from napari_celldetr.core.errors import ConfigError
+from napari_celldetr.nets.celldetr import Detected
+from napari_celldetr.nets.criterion import Criterion, LossWeights, usable_slots
+from napari_celldetr.nets.losses import composition_divergence, focal_loss, heat_loss, heat_targets
 from napari_celldetr.nets.matching import MatchCosts, Targets, generalized_iou, match
+from napari_celldetr.nets.noise import BoxNoise
 from napari_celldetr.nets.slots import clamp_boxes
 
 IMAGE = (64, 96)
@@ -244,3 +249,400 @@ def test_training_lowers_every_loss():
     first, last = logs[0], logs[-1]
     assert sum(last.values()) < 0.5 * sum(first.values())
     assert last["heat"] < 0.5 * first["heat"]
+
+
+# --- a whole batch against images one by one ---------------------------------------------------
+
+
+def grid(ids=(0, 1, 2), **changes):
+    """Cells on a grid, every third without extent and every fourth of unknown type."""
+    points = [(x, y) for x in range(8, 64, 12) for y in range(8, 64, 12)]
+    sizes = [[9.0, 11.0] if i % 3 else [math.nan] * 2 for i in range(25)]
+    found = cells(points, sizes, [-1 if i % 4 == 0 else ids[i % len(ids)] for i in range(25)])
+    return replace(found, **changes)
+
+
+def batch():
+    """A full image, an empty one, and one with padding."""
+    valid = torch.ones(64, 64, dtype=torch.bool)
+    valid[:, 30:] = False
+    return [grid(), no_cells(), cells([(5, 5), (20, 40)], [[9, 30], [7, 8]], (1, 2), valid)]
+
+
+def pictures(count, seed=3):
+    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def slow_classes(model, encoded, detected, targets, pairs, weights):
+    """Class loss of the sequential mode, image by image and layer by layer."""
+    every, cells_in_all, total = model.config.class_target == "all", 0, 0.0
+    chosen = []
+    for i, (queries, own) in enumerate(pairs):
+        ids = targets[i].class_ids[own]
+        cells_in_all += int((ids >= 0).sum())
+        part = encoded.of([i])
+        if every:
+            usable = usable_slots(detected, targets, (64, 64))[i]
+            boxes, features = detected.boxes[-1][i], detected.features[i]
+            out = model.represent(part, boxes[None], padding=~usable[None], features=features[None])
+            for logits in out.logits:
+                wanted = torch.zeros_like(logits[0])
+                for q, k in zip(queries.tolist(), ids.tolist(), strict=True):
+                    if k >= 0:
+                        wanted[q, k] = 1
+                counted = usable.clone()
+                counted[queries[ids < 0]] = False
+                total = total + focal_loss(logits[0], wanted)[counted].sum()
+        elif len(queries):
+            boxes = clamp_boxes(detected.boxes[-1][i, queries], (64, 64))
+            out = model.represent(part, boxes[None], features=detected.features[i, queries][None])
+            chosen.append(([x[0, ids >= 0] for x in out.logits], ids[ids >= 0]))
+    if every:
+        return total / max(cells_in_all, 1)
+    truth = torch.cat([t for _, t in chosen])
+    layers = [torch.cat([x[n] for x, _ in chosen]) for n in range(2)]
+    return sum(F.cross_entropy(x, truth, weight=weights) for x in layers)
+
+
+def slow_parts(model, image, targets, class_weights):
+    """Losses of a network without heatmap, straight from the definitions, one image at a time."""
+    criterion, parts = Criterion.for_model(model), {}
+    encoded, detected = model(image)
+    count = sum(len(t) for t in targets)
+    usable = usable_slots(detected, targets, (64, 64))
+    for logits, boxes in zip(detected.logits, detected.boxes, strict=True):
+        pairs = [
+            match(logits[i], boxes[i], t, (64, 64), costs=criterion.costs, usable=usable[i])
+            for i, t in enumerate(targets)
+        ]
+        sums = dict.fromkeys(("objectness", "centre", "size", "giou"), 0.0)
+        matched = extents = 0
+        for i, (queries, own) in enumerate(pairs):
+            wanted = torch.zeros_like(logits[i])
+            wanted[queries] = 1
+            sums["objectness"] += 2 * focal_loss(logits[i], wanted)[usable[i]].sum() / count
+            for q, c in zip(queries.tolist(), own.tolist(), strict=True):
+                true = targets[i].boxes((64, 64))[c]
+                matched += 1
+                sums["centre"] += 5 * (boxes[i, q, :2] - true[:2]).abs().sum()
+                if true.isfinite().all():
+                    extents += 1
+                    sums["size"] += 5 * (boxes[i, q, 2:] - true[2:]).abs().sum()
+                    sums["giou"] += 2 * (1 - generalized_iou(boxes[i, q], true))
+        for name, value in sums.items():
+            by = {"objectness": 1, "centre": matched}.get(name, extents)
+            parts[name] = parts.get(name, 0.0) + value / by
+    classes = slow_classes(model, encoded, detected, targets, pairs, class_weights)
+    return parts | {"class": 0.2 * classes}
+
+
+@pytest.mark.parametrize("target", ["matched", "all"])
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize("rep", ["none", "all"])
+def test_losses_of_a_batch_equal_those_of_its_images(target, decoupled, rep):
+    model = tiny(
+        class_target=target, decoupled=decoupled, representation_self_attention=rep, queries=30
+    )
+    weights = torch.tensor([1.0, 0.5, 2.0])
+    image, targets = pictures(3), batch()
+    with torch.no_grad():
+        expected = slow_parts(model, image, targets, weights)
+        _, found = Criterion.for_model(model, weights)(model, image, targets)
+    assert found == {k: pytest.approx(float(v), rel=1e-5) for k, v in expected.items()}
+
+
+# --- what the representation decoder is shown ---------------------------------------------------
+
+
+@pytest.mark.parametrize("rep", ["none", "not_first", "all"])
+@pytest.mark.parametrize("source", ["noised", "positive_negative"])
+def test_parallel_mode_learns_from_disturbed_boxes(source, rep):
+    target = "all" if source == "positive_negative" else "matched"
+    model = tiny(mode="parallel", class_target=target, representation_self_attention=rep)
+    criterion = Criterion.for_model(model, boxes=source)
+    true = Criterion.for_model(model)
+    image, targets = pictures(3), batch()
+    losses = []
+    for one in (true, criterion, criterion):
+        torch.manual_seed(0)
+        loss, parts = one(model, image, targets)
+        losses.append(parts["class"])
+    assert losses[1] == losses[2] != losses[0]
+    loss.backward()
+    for name, p in model.named_parameters():
+        assert p.grad is None or torch.isfinite(p.grad).all(), name
+    assert model.representation.layers[0].cross.value.weight.grad.any()
+
+
+def test_without_noise_disturbed_boxes_are_the_true_ones():
+    model = tiny(mode="parallel", class_target="matched")
+    with torch.no_grad():
+        losses = [
+            Criterion.for_model(model, boxes=source, noise=BoxNoise(0, 0))(
+                model, pictures(1), [grid()]
+            )[1]["class"]
+            for source in ("true", "noised")
+        ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_negative_boxes_are_taught_that_they_hold_nothing(monkeypatch):
+    model = tiny(mode="parallel", class_target="all", representation_self_attention="all")
+    caught = {}
+    real = model.represent
+
+    def spy(encoded, boxes, **options):
+        caught.update(options, boxes=boxes, out=real(encoded, boxes, **options))
+        return caught["out"]
+
+    monkeypatch.setattr(model, "represent", spy)
+    target = grid(ids=(1,))
+    criterion = Criterion.for_model(model, boxes="positive_negative")
+    _, parts = criterion(model, pictures(1), [target])
+    assert caught["boxes"].shape == (1, 50, 4)
+    assert caught["mask"][:25, 25:].all()
+    assert caught["mask"][25:, :25].all()
+    assert not caught["mask"][:25, :25].any()
+    known = target.class_ids >= 0
+    total = 0.0
+    for logits in caught["out"].logits:
+        wanted = F.one_hot(torch.ones(25, dtype=torch.int64), 3).float()
+        total += focal_loss(logits[0, :25], wanted)[known].sum()
+        total += focal_loss(logits[0, 25:], torch.zeros(25, 3)).sum()
+    expected = float(total.detach()) * 0.2 / int(known.sum())
+    assert parts["class"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "source"),
+    [
+        ({"mode": "sequential"}, "noised"),
+        ({"mode": "sequential"}, "positive_negative"),
+        ({"mode": "parallel", "class_target": "matched"}, "positive_negative"),
+        ({"mode": "parallel", "decoupled": False}, "positive_negative"),
+    ],
+)
+def test_disturbed_boxes_that_make_no_sense_are_refused(settings, source):
+    model = tiny(**settings)
+    with pytest.raises(ConfigError, match="do not fit"):
+        Criterion.for_model(model, boxes=source)
+    criterion = replace(Criterion.for_model(model), boxes=source)
+    with pytest.raises(ConfigError, match="do not fit"):
+        criterion(model, pictures(1), [grid()])
+
+
+# --- compositions ------------------------------------------------------------------------------
+
+
+def composition_only(shares=(0.7, 0.2, 0.1)):
+    """A field of which nobody knows a cell."""
+    nowhere = torch.zeros(64, 64, dtype=torch.bool)
+    return replace(no_cells(), valid=nowhere, composition=torch.tensor(shares))
+
+
+def sure_of_cells(model):
+    """Make a network find cells everywhere."""
+    with torch.no_grad():
+        for logit in model.detection.logit:
+            logit.bias.fill_(6.0)
+        if hasattr(model.encoder, "heat_head"):
+            model.encoder.heat_head[-1].bias.fill_(3.0)
+    return model
+
+
+@pytest.mark.parametrize("target", ["matched", "all"])
+@pytest.mark.parametrize("build", [tiny, small])
+def test_composition_teaches_classes_alone(build, target):
+    model = sure_of_cells(build(class_target=target))
+    criterion = Criterion.for_model(model)
+    loss, parts = criterion(model, pictures(1), [composition_only()])
+    assert {k for k, v in parts.items() if v} == {"composition"}
+    loss.backward()
+    assert not any(p.grad is not None and p.grad.any() for p in model.detection.parameters())
+    assert not any(p.grad is not None and p.grad.any() for p in model.proposer.parameters())
+    reached = [*model.representation.classify.parameters()]
+    if build is small:
+        assert not any(p.grad.any() for p in model.encoder.heat_head.parameters())
+        reached += model.encoder.class_head.parameters()
+    assert all(p.grad.any() for p in reached)
+    # Beside other fields it changes none of their losses.
+    with torch.no_grad():
+        alone = criterion(model, pictures(2)[:1], [grid()])[1]
+        beside = criterion(model, pictures(2), [grid(), composition_only()])[1]
+    assert beside.pop("composition") > 0
+    assert beside == {k: pytest.approx(v, rel=1e-4) for k, v in alone.items()}
+
+
+def test_composition_is_that_of_the_cells_found():
+    model = small(queries=12)
+    image, target = pictures(2), composition_only()
+    weights = replace(LossWeights.pixel(), composition=3.0)
+    with torch.no_grad():
+        encoded, detected = model(image)
+        used = detected.queries.valid[1] & (detected.logits[-1][1].sigmoid() > 0.4)
+        model.encoder.heat_head[-1].bias += 4.0
+        encoded, detected = model(image)
+        used = detected.queries.valid[1] & (detected.logits[-1][1].sigmoid() > 0.4)
+        assert used.any()
+        boxes = clamp_boxes(detected.boxes[-1][1, used], (64, 64))[None]
+        part = encoded.of([1])
+        p = [x.softmax(-1) for x in model.represent(part, boxes).logits]
+        p.append(model.class_at(part, boxes).softmax(-1))
+        shares = target.composition[None]
+        expected = 3 * sum(
+            composition_divergence(x, torch.ones(1, len(boxes[0])) > 0, shares) for x in p
+        )
+        criterion = Criterion.for_model(model, weights=weights)
+        _, parts = criterion(model, image, [no_cells(), target])
+    assert parts["composition"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_composition_without_any_cell_found_teaches_nothing():
+    model = small()
+    with torch.no_grad():
+        model.encoder.heat_head[-1].bias.fill_(-30.0)
+    loss, parts = Criterion.for_model(model)(model, pictures(1), [composition_only()])
+    assert parts["composition"] == 0
+    loss.backward()
+
+
+# --- missing points ----------------------------------------------------------------------------
+
+
+def heat_gradient(soft, target, heat, teacher=None):
+    """Gradient of heat and objectness losses where the heatmap is `heat` and nothing moves."""
+    model = small(window=64, queries=40)
+    encoded = model.encode(pictures(1))
+    encoded = replace(encoded, heat=heat.clone().requires_grad_())
+    detected = model.detect(encoded)
+    logits = [x.detach().requires_grad_() for x in detected.logits]
+    frozen = Detected(
+        logits, [b.detach() for b in detected.boxes], detected.features, detected.queries
+    )
+    model.forward = lambda image: (encoded, frozen)
+    criterion = Criterion.for_model(model, soft_negatives=soft)
+    loss, _ = criterion(model, pictures(1), [target], teacher)
+    loss.backward()
+    return encoded.heat.grad[0, 0], logits[-1], frozen
+
+
+def unlabelled(sure=4.0):
+    """Two cells seen, of which only the first is annotated, and a double of the first."""
+    heat = torch.full((1, 1, 32, 32), -5.0)
+    heat[0, 0, 8, 8] = heat[0, 0, 24, 24] = sure
+    heat[0, 0, 8, 12] = sure
+    return heat, cells([(17.0, 17.0)], [[10.0, 10.0]], (0,))
+
+
+def test_an_unlabelled_cell_is_no_strong_negative():
+    heat, target = unlabelled()
+    hard, scores, frozen = heat_gradient(False, target, heat)
+    soft, eased, _ = heat_gradient(True, target, heat)
+    assert hard[24, 24] > 0.5
+    assert 0 <= soft[24, 24] < 0.01 * hard[24, 24]
+    # A double near the annotated cell stays wrong, doubtful places as well, and hits stay hits.
+    changed = hard != soft
+    assert changed.nonzero().tolist() == [[24, 24]]
+    assert soft[8, 12] > 0.5
+    # The same of the queries.
+    where = frozen.boxes[-1][0, :, :2] * 64
+    far = ((where - 17).norm(dim=-1) > 12) & (scores.detach()[0].sigmoid() > 0.5)
+    assert far.any()
+    easier = eased.grad[0].abs() < scores.grad[0].abs() * 0.999
+    assert torch.equal(easier, far & frozen.queries.valid[0])
+
+
+def test_where_every_cell_is_annotated_negatives_stay_strong():
+    heat, target = unlabelled()
+    hard, scores, _ = heat_gradient(False, target, heat)
+    soft, eased, _ = heat_gradient(True, replace(target, exhaustive=True), heat)
+    assert torch.equal(hard, soft)
+    assert torch.equal(scores.grad, eased.grad)
+
+
+def test_a_teacher_may_say_where_cells_are():
+    heat, target = unlabelled(sure=0.3)
+    hard, scores, _ = heat_gradient(False, target, heat)
+    shy, _, _ = heat_gradient(True, target, heat)
+    sure = unlabelled(sure=6.0)[0]
+    teacher = replace(small(window=64).encode(pictures(1)), heat=sure)
+    taught, eased, _ = heat_gradient(True, target, heat, teacher)
+    # Of .57 the network itself is hardly sure, the teacher is.
+    assert shy[24, 24] > 0.5 * hard[24, 24]
+    assert taught[24, 24] < 0.01 * hard[24, 24]
+    assert torch.equal(taught[0:4], hard[0:4])
+    assert eased.grad.abs().sum() < scores.grad.abs().sum()
+    with pytest.raises(ConfigError, match="teacher"):
+        heat_gradient(True, target, heat, replace(teacher, heat=None))
+
+
+def test_soft_negatives_count_for_every_kind_of_network():
+    for changes in ({}, {"query_source": "two_stage"}, {"query_source": "heatmap"}):
+        for target in ("matched", "all"):
+            model = sure_of_cells(tiny(class_target=target, **changes))
+            losses = []
+            for soft in (False, True):
+                criterion = Criterion.for_model(model, soft_negatives=soft)
+                loss, parts = criterion(model, pictures(2), [cells([(9, 9)]), no_cells()])
+                losses.append(parts)
+            loss.backward()
+            assert losses[1]["objectness"] < 0.5 * losses[0]["objectness"]
+            if target == "all":
+                assert losses[1]["class"] < losses[0]["class"]
+            assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+# --- classes ------------------------------------------------------------------------------------
+
+
+def test_a_teacher_s_classes_change_the_class_losses_alone():
+    model = small(window=64)
+    image = pictures(2)
+    plain = [grid(), grid()]
+    soft = torch.full((25, 3), 1 / 3)
+    soft[5:] = math.nan
+    taught = [replace(grid(), class_soft=soft), grid()]
+    criterion = Criterion.for_model(model)
+    deaf = Criterion.for_model(model, weights=replace(LossWeights.pixel(), soft_labels=0.0))
+    with torch.no_grad():
+        first, second, third = (
+            c(model, image, t)[1]
+            for c, t in ((criterion, plain), (criterion, taught), (deaf, taught))
+        )
+    assert {k for k in first if first[k] != pytest.approx(second[k], rel=1e-6)} == {
+        "dense",
+        "class",
+    }
+    assert third == {k: pytest.approx(v, rel=1e-6) for k, v in first.items()}
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_a_teacher_s_classes_serve_sigmoids_too(mode):
+    model = tiny(class_target="all", mode=mode)
+    soft = torch.rand(25, 3)
+    criterion = Criterion.for_model(model)
+    losses = [
+        criterion(model, pictures(1), [replace(grid(), class_soft=s)])[1]["class"]
+        for s in (None, soft)
+    ]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
+
+
+def test_focus_on_hard_classes_lowers_the_class_losses():
+    model = small(window=64)
+    weights = replace(LossWeights.pixel(), class_gamma=2.0)
+    with torch.no_grad():
+        plain = Criterion.for_model(model)(model, pictures(1), [grid()])[1]
+        focal = Criterion.for_model(model, weights=weights)(model, pictures(1), [grid()])[1]
+    assert {k for k in plain if plain[k] != focal[k]} == {"dense", "class"}
+    assert focal["dense"] < plain["dense"]
+    assert focal["class"] < plain["class"]
+
+
+def test_targets_move_with_all_they_hold():
+    target = replace(composition_only(), class_soft=torch.zeros(0, 3), exhaustive=True)
+    moved = target.to("meta")
+    assert moved.centres.device.type == moved.composition.device.type == "meta"
+    assert moved.valid.device.type == moved.class_soft.device.type == "meta"
+    assert moved.exhaustive
+    assert no_cells().to("cpu").valid is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -59,8 +59,9 @@ class Targets:
 
     def to(self, device: str | torch.device) -> Targets:
         """The same targets on another device."""
-        values = (getattr(self, f.name) for f in fields(self))
-        return Targets(*(v.to(device) if isinstance(v, Tensor) else v for v in values))
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
