@@ -10,6 +10,7 @@ import torch
 from tiny_nets import awake, card, pictures, small, small_config, tiny, tiny_config
 
 from napari_celldetr.core.boxes import iou_matrix, to_xyxy
+from napari_celldetr.core.calibration import Calibration
 from napari_celldetr.core.predictor import NUMERICAL, SATURATED, Predictor
 from napari_celldetr.nets.predictor import (
     DUPLICATE_IOU,
@@ -297,6 +298,100 @@ def test_a_coupled_network_predicts_from_its_features():
     assert all(len(f.detections) for f in found)
     alone = predictor(model).predict(pictures(2)[1:])[0].detections
     same(alone, found[1].detections, atol=1e-5)
+
+
+# --- calibration -----------------------------------------------------------------------------
+
+
+def calibrated(model, calibration, *, flips=False, **changes):
+    """The predictor of a card that was calibrated."""
+    done = card(model.config, **(LOW | changes)).calibrated(calibration)
+    return CellDETRPredictor(model, done, flips=flips)
+
+
+@pytest.mark.parametrize(
+    ("target", "flips", "calibration"),
+    [
+        ("matched", False, Calibration(0.4, -1.5, 2.0)),
+        ("matched", True, Calibration(3.0, 1.0, 0.5)),
+        ("all", False, Calibration(1.0, -4.0)),
+    ],
+)
+def test_calibration_changes_numbers_and_no_cell(target, flips, calibration):
+    model, tile = small(class_target=target), pictures(1)
+    every = predictor(model, flips=flips).predict(tile)[0].detections
+    floor = float(np.median(every.scores)) + 1e-4
+    limits = {"score_floor": floor, "threshold": float(np.quantile(every.scores, 0.8))}
+    plain = predictor(model, flips=flips, **limits)
+    before = plain.predict(tile)[0].detections
+    one = calibrated(model, calibration, flips=flips, **limits)
+    after = one.predict(tile)[0].detections
+    assert 0 < len(before) == len(after)
+    np.testing.assert_array_equal(before.boxes, after.boxes)
+    np.testing.assert_array_equal(before.class_ids, after.class_ids)
+    np.testing.assert_allclose(after.scores, calibration.score(before.scores), atol=2e-6)
+    assert (after.scores >= np.float32(one.card.score_floor)).all()
+    # The threshold moved along: the cells shown by default are the same.
+    shown, still = before.above(plain.card.threshold), after.above(one.card.threshold)
+    assert 0 < len(shown) == len(still)
+    np.testing.assert_array_equal(shown.boxes, still.boxes)
+
+
+def test_a_floor_on_the_calibrated_scale_reaches_back_to_the_heatmap():
+    # Scores pulled down: the same floor asks for surer peaks; pushed up, for much fainter ones.
+    # Were peaks compared with the card's floor as it stands, the latter would be lost.
+    model, tile = small(), pictures(1)
+    every = predictor(model, score_floor=1e-6).predict(tile)[0].detections
+    counts = []
+    for share, floor in ((0.8, 0.3), (0.2, 0.3), (0.2, 0.39)):
+        edge = float(np.quantile(every.scores, share)) + 1e-5
+        shift = float(np.log(floor / (1 - floor)) - np.log(edge / (1 - edge)))
+        one = predictor(model, score_floor=floor, calibration={"shift": shift})
+        found = one.predict(tile)[0].detections
+        assert found.scores.min() >= np.float32(floor)
+        same(found, predictor(model, score_floor=edge).predict(tile)[0].detections, atol=1)
+        counts.append(len(found))
+    assert counts[0] < counts[1] == counts[2]
+
+
+def test_full_slots_are_judged_by_the_network_s_own_scores():
+    learned = tiny()
+    with torch.no_grad():
+        for logit in learned.detection.logit:
+            logit.bias.fill_(-5.0)
+    low = {"score_floor": 0.3}
+    assert SATURATED not in predictor(learned, **low).predict(pictures(1))[0].flags
+    raised = predictor(learned, **low, calibration={"shift": 8.0})
+    assert SATURATED in raised.predict(pictures(1))[0].flags
+
+
+@pytest.mark.parametrize("target", ["matched", "all"])
+def test_every_class_s_probability_on_request(target):
+    model, tile = small(class_target=target), pictures(1)
+    plain = predictor(model).predict(tile)[0].detections
+    assert set(plain.columns) == {"class_probability"}
+    one = predictor(model).with_class_columns()
+    found = one.to("cpu").predict(tile)[0].detections
+    names = [f"probability_{n}" for n in found.class_names]
+    assert set(found.columns) == {"class_probability", *names}
+    p = np.stack([found.columns[n] for n in names], axis=1)
+    np.testing.assert_array_equal(p.argmax(1), found.class_ids)
+    np.testing.assert_array_equal(p.max(1), found.columns["class_probability"])
+    cool = predictor(model, calibration={"class_temperature": 2.0}).with_class_columns()
+    cooled = cool.predict(tile)[0].detections
+    q = np.stack([cooled.columns[n] for n in names], axis=1)
+    np.testing.assert_allclose(q, Calibration(class_temperature=2.0).shares(p), atol=1e-6)
+    np.testing.assert_array_equal(cooled.class_ids, found.class_ids)
+    np.testing.assert_allclose(cooled.scores, found.scores, atol=1e-6)
+
+
+def test_a_card_without_calibration_gives_what_it_always_gave():
+    model, tile = small(), pictures(1)
+    plain = predictor(model).predict(tile)[0].detections
+    neutral = predictor(model, calibration=Calibration().to_dict()).predict(tile)[0].detections
+    same(plain, neutral, atol=1e-6)
+    one = predictor(model)
+    assert one._least == one.card.score_floor
 
 
 def test_another_device_is_another_predictor():

@@ -12,6 +12,8 @@ from napari_celldetr.core.detections import Detections
 
 NUMERICAL = "numerical"
 SATURATED = "saturated"
+PROBABILITY = "probability_"
+"""What the names of columns with one class's probability begin with; the class's name follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from string import hexdigits
 from typing import Any
 
-from napari_celldetr.core.errors import ModelError
+from napari_celldetr.core.calibration import Calibration
+from napari_celldetr.core.errors import DataError, ModelError
 
 SCHEMA = 1
 MAX_CARD_BYTES = 4 * 1024 * 1024
@@ -36,7 +37,8 @@ class ModelCard:
     stain : str
         ``H&E`` or ``H-DAB``.
     threshold, score_floor : float
-        Default score threshold; scores below the floor are never returned.
+        Default score threshold; scores below the floor are never returned. Both are on the
+        calibrated scale where there is a calibration.
     class_rule : dict or None
         For models whose classes are measured, not predicted, e.g. ``{"measure": "dab_od_mean",
         "threshold": 0.2}``: class 1 where the measurement reaches the threshold, else class 0.
@@ -52,6 +54,9 @@ class ModelCard:
         The training configuration.
     parent : str or None
         weights sha256 of the model this one was fine-tuned from.
+    calibration : dict or None
+        How the network's scores become probabilities: the fields of
+        `napari_celldetr.core.calibration.Calibration`.
     """
 
     name: str
@@ -76,6 +81,7 @@ class ModelCard:
     class_rule: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     parent: str | None = None
+    calibration: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -102,6 +108,8 @@ class ModelCard:
             bad.append("class_names")
         if not (self.class_rule is None or self._is("class_rule", dict)):
             bad.append("class_rule")
+        if not (self.calibration is None or self._is("calibration", dict)):
+            bad.append("calibration")
         if bad:
             raise TypeError(", ".join(bad))
 
@@ -122,6 +130,10 @@ class ModelCard:
             bad.append(f"thresholds {self.score_floor}, {self.threshold}")
         if len(self.weights_sha256) != 64 or not set(self.weights_sha256) <= set(hexdigits):
             bad.append("weights_sha256 not 64 hex digits")
+        try:
+            Calibration.from_dict(self.calibration)
+        except DataError as error:
+            bad.append(f"calibration: {error.found} ({error.expected})")
         if bad:
             raise ModelError(
                 f"The card of model {self.name!r} is not valid.",
@@ -129,6 +141,17 @@ class ModelCard:
                 found="; ".join(bad),
                 remedy="take the model folder again from its source",
             )
+
+    def calibrated(self, calibration: Calibration) -> ModelCard:
+        """The card with one more calibration of its scores.
+
+        Threshold and floor move with the scores, so that the model finds the very same cells as
+        before. A calibration that is there already and the new one become one.
+        """
+        before = Calibration.from_dict(self.calibration)
+        floor, threshold = calibration.score([self.score_floor, self.threshold]).tolist()
+        both = calibration.after(before).to_dict()
+        return dataclasses.replace(self, calibration=both, score_floor=floor, threshold=threshold)
 
     def to_json(self) -> str:
         """The card as indented JSON."""
@@ -157,6 +180,26 @@ def read_card(folder: str | Path) -> ModelCard:
             remedy=remedy,
         ) from error
     return _from_raw(raw, Path(folder).name)
+
+
+def write_card(folder: str | Path, card: ModelCard) -> Path:
+    """Write ``card.json`` of a model folder, whole or not at all; returns its path.
+
+    Raises `ModelError` when the folder cannot be written to; the old card is then unharmed.
+    """
+    path = Path(folder) / "card.json"
+    part = path.with_name("card.json.part")
+    try:
+        part.write_text(card.to_json(), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise ModelError(
+            f"The card of model {card.name!r} cannot be written.",
+            expected=f"a folder to write into: {folder}",
+            found=error.strerror or type(error).__name__,
+            remedy="copy the model to a folder of your own, or change its permissions",
+        ) from error
+    return path
 
 
 def _from_raw(raw: Any, name: str) -> ModelCard:

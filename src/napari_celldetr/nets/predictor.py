@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_celldetr.core.boxes import paired_iou, to_xyxy
+from napari_celldetr.core.calibration import Calibration
 from napari_celldetr.core.detections import Detections
-from napari_celldetr.core.predictor import NUMERICAL, SATURATED, TilePrediction
+from napari_celldetr.core.predictor import NUMERICAL, PROBABILITY, SATURATED, TilePrediction
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CROWDED, CellDETR, Detected, Encoded, HeatmapQueries
 from napari_celldetr.nets.slots import clamp_boxes
@@ -41,6 +42,12 @@ class CellDETRPredictor:
         Needs heatmap queries.
     dtype : torch.dtype
         Of convolutions and linear layers; sampling and decisions stay in float32.
+    class_columns : bool
+        Give every class's probability as a column ``probability_<class>`` as well.
+
+    Where the card holds a calibration, scores and class probabilities are calibrated last of
+    all. What comes before, peaks of the heatmap and limits of scores, is in the network's own
+    numbers: the card's floor is turned back into them.
     """
 
     def __init__(
@@ -51,12 +58,19 @@ class CellDETRPredictor:
         device: str = "cpu",
         flips: bool = False,
         dtype: torch.dtype = torch.float32,
+        class_columns: bool = False,
     ) -> None:
         self._model = model.eval().to(device).to(memory_format=torch.channels_last)
         self._card = card
         self._device = device
         self._dtype = dtype
         self._flips = flips and isinstance(model.proposer, HeatmapQueries)
+        self._class_columns = class_columns
+        self._calibration = Calibration.from_dict(card.calibration) if card.calibration else None
+        self._floor = card.score_floor
+        if self._calibration is not None:
+            # A hair lower, for float32; what is below in the end is left out in the end.
+            self._floor = float(self._calibration.raw(card.score_floor)) * (1 - 1e-5)
         self._mean = torch.tensor(card.mean, device=device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(card.std, device=device).view(1, 3, 1, 1) * 255
 
@@ -83,14 +97,29 @@ class CellDETRPredictor:
     @property
     def _least(self) -> float:
         # Where a score is sqrt(detection · class), a detection of floor² may still reach the floor.
-        floor = self._card.score_floor
-        return floor**2 if self._model.config.class_target == "all" else floor
+        return self._floor**2 if self._model.config.class_target == "all" else self._floor
 
     def to(self, device: str) -> CellDETRPredictor:
         """The same model on another device, in float32 on a CPU."""
         dtype = torch.float32 if device == "cpu" else self._dtype
         return CellDETRPredictor(
-            self._model, self._card, device=device, flips=self._flips, dtype=dtype
+            self._model,
+            self._card,
+            device=device,
+            flips=self._flips,
+            dtype=dtype,
+            class_columns=self._class_columns,
+        )
+
+    def with_class_columns(self) -> CellDETRPredictor:
+        """The same model that also gives every class's probability, for calibration."""
+        return CellDETRPredictor(
+            self._model,
+            self._card,
+            device=self._device,
+            flips=self._flips,
+            dtype=self._dtype,
+            class_columns=True,
         )
 
     def predict(self, tiles: NDArray[np.uint8]) -> list[TilePrediction]:
@@ -204,7 +233,7 @@ class CellDETRPredictor:
         # Every slot is taken by something that may be a cell: there may be more.
         proposer = self._model.proposer
         if not isinstance(proposer, HeatmapQueries):
-            return bool((scores >= self._card.score_floor).all())
+            return bool((scores >= self._floor).all())
         return int(valid.sum()) >= CROWDED * proposer.count(padded)
 
     def _describe(
@@ -229,14 +258,23 @@ class CellDETRPredictor:
     def _table(self, scores: Tensor, boxes: Tensor, p: Tensor, vectors: Tensor) -> Detections:
         half = boxes[:, 2:] / 2
         xyxy = torch.cat((boxes[:, :2] - half, boxes[:, :2] + half), -1)
-        best = p.max(-1)
+        score, share = scores.clamp(0, 1).cpu().numpy(), p.float().cpu().numpy()
+        # Calibration changes no order, and rounding must not either.
+        best = share.argmax(-1)
+        if self._calibration is not None:
+            score = self._calibration.score(score).astype(np.float32)
+            share = self._calibration.shares(share).astype(np.float32)
+        columns = {"class_probability": share[np.arange(len(best)), best]}
+        if self._class_columns and share.shape[1] == len(self._card.class_names):
+            names = [PROBABILITY + name for name in self._card.class_names]
+            columns |= dict(zip(names, share.T, strict=True))
         return Detections(
             xyxy.cpu().numpy(),
-            scores.clamp(0, 1).cpu().numpy(),
-            best.indices.to(torch.int16).cpu().numpy(),
+            score,
+            best.astype(np.int16),
             self._card.class_names,
             vectors.to(torch.float16).cpu().numpy(),
-            {"class_probability": best.values.float().cpu().numpy()},
+            columns,
         )
 
 

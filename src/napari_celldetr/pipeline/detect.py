@@ -210,7 +210,7 @@ class _Run:
             tiles=geometry.grid.plan(asked, first=first),
             threshold=threshold,
             source=source,
-            key=_key(source, config, card.class_rule, geometry),
+            key=_key(source, config, card, geometry),
             started=started,
         )
 
@@ -424,12 +424,15 @@ def _region(slide: SlideLike, region: Region | None) -> Region:
     return common
 
 
-def _key(source: Source, config: DetectConfig, class_rule: Any, geometry: Geometry) -> str:
+def _key(source: Source, config: DetectConfig, card: Any, geometry: Geometry) -> str:
     """Everything a tile's result depends on; the threshold and the region are not part of it."""
     return run_key(
         slide=source.slide_id,
         weights=source.weights_sha256,
-        class_rule=class_rule,
+        class_rule=card.class_rule,
+        # What a card may change without new weights.
+        calibration=getattr(card, "calibration", None),
+        score_floor=card.score_floor,
         mpp=geometry.mpp,
         core=geometry.grid.core,
         halo=geometry.grid.halo,
