@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 MOST_POINTS = 300
 """More points than this on a line are averaged in equal parts."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 10, 34
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ def thin(
 
 
 def smooth(y: ArrayLike, share: float = 0.03) -> NDArray[np.float64]:
-    """Mean over the last `share` of all values up to each one (at least ten), unknown ones aside.
+    """Mean over a window around each value, `share` of all of them wide and at least ten.
 
-    NaN where none of them is known.
+    Windows are cut at both ends; unknown values do not count, and NaN stands where none is known.
     """
     values = np.asarray(y, np.float64)
     known = np.isfinite(values)
-    window = max(10, round(share * len(values)))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - window, 0)
+    half = max(5, round(share * len(values) / 2))
+    place = np.arange(len(values))
+    first, last = np.maximum(place - half, 0), np.minimum(place + half + 1, len(values))
     sums = np.concatenate(([0.0], np.cumsum(np.where(known, values, 0.0))))
     counts = np.concatenate(([0], np.cumsum(known)))
     count = counts[last] - counts[first]
@@ -91,12 +91,12 @@ def smooth(y: ArrayLike, share: float = 0.03) -> NDArray[np.float64]:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """At most `most` + 1 round numbers (1, 2 or 5 times a power of ten) from `low` to `high`."""
+    """At most `most` + 1 round numbers (1, 2, 2.5 or 5 times a power of ten) from `low` to `high`."""
     if not high > low:
         return [low]
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(f * power for f in (1, 2, 5, 10) if f * power >= rough * (1 - 1e-9))
+    step = next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)]
 

@@ -71,6 +71,13 @@ class Monitor:
         trace: TracebackType | None,
     ) -> None:
         self._log.close()
+        if error is not None and not len(self._history.steps):
+            # Nothing was done: a run that could not begin leaves nothing behind.
+            for name in (LOG, PAGE):
+                (self._folder / name).unlink(missing_ok=True)
+            if not any(self._folder.iterdir()):
+                self._folder.rmdir()
+            return
         if error is not None and not isinstance(error, GeneratorExit | KeyboardInterrupt):
             self._ended = "failed"
         self._draw(running=False)
@@ -122,11 +129,13 @@ class Monitor:
         self._next_page = time.monotonic() + max(EVERY_S, took / SHARE)
 
     def _left(self) -> float | None:
-        done = len(self._history.steps) - self._first
-        if not done:
+        # The first step here also waits for data and chooses kernels: it says nothing of the rest.
+        seconds = self._history.seconds[self._first :]
+        if len(seconds) < 2:
             return None
         total = int(self._history.settings.get("steps", 0))
-        return self.seconds_here / done * (total - len(self._history.steps))
+        pace = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+        return pace * (total - len(self._history.steps))
 
 
 def validation_table(folder: Path) -> str:

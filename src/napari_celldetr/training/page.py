@@ -117,7 +117,7 @@ def _loss(history: History, total: int) -> list[str]:
     loss = history.parts.get("loss", ())
     lines = [
         Line("each step", history.steps, loss, COLOURS[0], faint=True),
-        Line("mean of the last steps", history.steps, smooth(loss), COLOURS[0]),
+        Line("mean of the steps around", history.steps, smooth(loss), COLOURS[0]),
     ]
     return [
         "<h2>Loss</h2>",
@@ -183,8 +183,9 @@ def _validation(history: History, total: int) -> list[str]:
         "<h2>Validation</h2>",
         f"<p>F1 on {fields['fields']} fields with {fields['cells']} cells that are not trained on "
         "(weights averaged over the last steps): 1 is perfect. A cell found within 3 µm counts, at "
-        "the score threshold that suits these fields best. When these curves fall while the loss still falls, the network learns by heart: stop "
-        "earlier, or keep the best weights with --keep best. The best row is bold.</p>",
+        "the score threshold that suits these fields best. When these curves fall while the "
+        "loss still falls, the network learns by heart: stop earlier, or keep the best weights "
+        "with --keep best. The best row is bold.</p>",
         _key([(line.name, line.colour) for line in lines]),
         line_chart(lines, x_range=(0, total), y_range=(low, 1), name="Validation F1 by step"),
         "<table>",
