@@ -108,7 +108,8 @@ def read_alignment(path: str | Path, *, pixel_um: float = XENIUM_UM) -> Alignmen
     """The affine of a CSV file of three lines of three numbers. Raises `DataError`."""
     path = Path(path)
     try:
-        matrix = np.loadtxt(path, delimiter=",", encoding="utf-8-sig", ndmin=2)
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        matrix = np.array([[float(v) for v in line.split(",")] for line in lines])
     except (OSError, ValueError) as error:
         raise DataError(
             f"The alignment {path.name!r} cannot be read.",

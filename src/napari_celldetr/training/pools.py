@@ -252,7 +252,7 @@ def _geojson(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]
         slides=spec.option("slides"),
         region=spec.option("region", REGION),
         complete=said == "yes" if said else None,
-        tile=_tile(spec),
+        tile=int(spec.option("tile", str(TILE_PX))),
     )
 
 
@@ -269,12 +269,8 @@ def _xenium(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]:
         types=spec.option("types"),
         labels="composition" if spec.option("labels") == "composition" else "points",
         complete=_yes(spec, "complete", False),
-        tile=_tile(spec),
+        tile=int(spec.option("tile", "0")) or None,
     )
-
-
-def _tile(spec: DataSpec) -> int:
-    return int(spec.option("tile", str(TILE_PX)))
 
 
 _READERS: dict[str, Reader] = {

@@ -67,6 +67,7 @@ def cut_fields(
     complete: bool,
     ignored: Sequence[Sequence[Ring]] = (),
     tile: int = TILE_PX,
+    halo_um: float = HALO_UM,
 ) -> Iterator[Field]:
     """Fields ``<stem>_<x>_<y>`` of at most `tile` px a side and a halo, at the slide's own µm/px.
 
@@ -76,7 +77,7 @@ def cut_fields(
     they are `complete`.
     """
     mpp = slide_mpp(slide)
-    halo = math.ceil(HALO_UM / mpp)
+    halo = math.ceil(halo_um / mpp)
     for number, area in enumerate(areas):
         for core in _cores(area, slide.region, tile):
             read = Region.from_edges(

@@ -150,21 +150,28 @@ def _options(kind: str, listed: str, word: str) -> tuple[tuple[str, str], ...]:
     pairs = [item.partition("=")[::2] for item in listed.split("&")]
     known = KINDS[kind].options
     for name, value in pairs:
-        allowed = known.get(name)
-        bad = allowed is None or not value or (allowed and value not in allowed)
-        if bad or (name == "tile" and not (value.isdigit() and 64 <= int(value) <= 8192)):
-            expected = (
-                f"?{name}=" + ("|".join(allowed) or "64..8192") if allowed is not None else ""
-            )
+        expected = _wanted(name, value, known)
+        if expected:
             raise ConfigError(
                 f"An option of a data set cannot be used: {name}={value}",
-                expected=expected or "options " + ", ".join(sorted(known)),
+                expected=expected,
                 found=word,
                 remedy="correct the option; several are joined by &",
             )
     if len({name for name, _ in pairs}) != len(pairs):
         raise _unreadable(word)
     return tuple((name, value) for name, value in pairs)
+
+
+def _wanted(name: str, value: str, known: dict[str, tuple[str, ...]]) -> str:
+    """What should stand in place of an option that cannot be used; '' where it can."""
+    if name not in known:
+        return "options " + ", ".join(sorted(known))
+    if known[name]:
+        return "" if value in known[name] else f"{name}=" + " or ".join(known[name])
+    if name == "tile":
+        return "" if value.isdigit() and 64 <= int(value) <= 8192 else "tile=64 to 8192 px"
+    return "" if value else f"{name}=something"
 
 
 def _unreadable(found: str) -> ConfigError:

@@ -31,7 +31,13 @@ from napari_celldetr.training.datasets import shares
 from napari_celldetr.training.fields import Field
 from napari_celldetr.training.label_files import Parts, data_error
 from napari_celldetr.training.polygons import Ring
-from napari_celldetr.training.slide_fields import TILE_PX, SlideCells, cut_fields
+from napari_celldetr.training.slide_fields import (
+    HALO_UM,
+    TILE_PX,
+    SlideCells,
+    cut_fields,
+    slide_mpp,
+)
 
 TABLES = (".parquet", ".csv.gz", ".csv")
 ID_COLUMNS = ("cell_id", "Barcode", "barcode")
@@ -40,6 +46,8 @@ FEWEST_ON_SLIDE = 0.05
 FEW_ON_SLIDE = 0.5
 FEWEST_TYPED = 10
 """Typed cells a field must have for its composition to mean something."""
+COMPOSITION_UM = 128.0
+"""Side of a field that knows only its composition: a crop of 256 px at 0.5 µm/px shows it all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +73,9 @@ def read_xenium(
     types: str = "",
     labels: Literal["points", "composition"] = "points",
     complete: bool = False,
-    tile: int = TILE_PX,
+    tile: int | None = None,
 ) -> Iterator[Field]:
-    """Fields of at most `tile` px a side where a run's cells lie on its H&E picture.
+    """Fields where a run's cells lie on its H&E picture.
 
     Parameters
     ----------
@@ -84,6 +92,9 @@ def read_xenium(
     complete : bool
         Whether, in the rectangle of the capture area that holds cells, a place without a nucleus
         is background. By default it may be one that the assay missed.
+    tile : int or None
+        Largest side of a field in level-0 px. None takes `TILE_PX`, and `COMPOSITION_UM` for
+        compositions, since those teach only a crop that shows the whole field.
 
     The group is the folder's name. Warns when few cells lie on the picture, and when nuclei do
     not lie on haematoxylin (`check_alignment`). Raises `DataError` and `SlideError`.
@@ -106,6 +117,8 @@ def read_xenium(
         if check.looks_off:
             warnings.warn(f"{stem}: the alignment looks off: {check.as_text()}.", stacklevel=2)
         areas = [_capture_area(nuclei, affine)]
+        whole = labels == "points"
+        side = TILE_PX if whole else round(COMPOSITION_UM / slide_mpp(slide))
         for field in cut_fields(
             slide,
             cells,
@@ -114,9 +127,10 @@ def read_xenium(
             group=parts.group(stem, stem),
             class_names=classes.names,
             complete=complete and parts.complete(stem),
-            tile=tile,
+            tile=tile or side,
+            halo_um=HALO_UM if whole else 0.0,
         ):
-            made = field if labels == "points" else composition_only(field)
+            made = field if whole else composition_only(field)
             if made is not None:
                 yield made
 

@@ -1,0 +1,439 @@
+"""Every kind of data set through its word; shares, groups and folds; folders written and read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_sets
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from napari_celldetr.core.errors import ConfigError, DataError
+from napari_celldetr.training.classes import ClassMap
+from napari_celldetr.training.datasets import (
+    Field,
+    group_folds,
+    load_instances_folder,
+    load_points_folder,
+    resample,
+    site_of,
+)
+from napari_celldetr.training.pools import Supervision, iter_fields, load_fields, load_pools
+from napari_celldetr.training.save_fields import (
+    save_composition_folder,
+    save_instances_folder,
+    save_points_folder,
+)
+from napari_celldetr.training.specs import KINDS, DataSpec, parse_data
+
+NAMES = ("lymphocyte", "tumour", "stromal")
+
+
+def make_field(name="f", cells=2, group="g", **changes):
+    values = {
+        "name": name,
+        "group": group,
+        "image": np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8),
+        "mpp": 0.25,
+        "points": np.array([[3.5, 4.25], [10, 12]] * cells)[:cells],
+        "sizes": np.array([[4, 6.5], [np.nan, np.nan]] * cells)[:cells],
+        "class_ids": np.array([1, -1] * cells)[:cells],
+        "class_names": NAMES,
+    }
+    return Field(**{**values, **changes})
+
+
+# --- words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pannuke:a", DataSpec("pannuke", Path("a"), 0.25, 1.0)),
+        ("lizard:a*2", DataSpec("lizard", Path("a"), 0.5, 2.0)),
+        ("geojson:a", DataSpec("geojson", Path("a"), None, 1.0)),
+        ("geojson:a@0.3", DataSpec("geojson", Path("a"), 0.3, 1.0)),
+        ("points:a*auto+dab", DataSpec("points", Path("a"), 0.5, 1.0, True, (), True)),
+        (
+            "pannuke:a@0.25*0.5+dab?map=x:y,z:-&group=^f",
+            DataSpec("pannuke", Path("a"), 0.25, 0.5, True, (("map", "x:y,z:-"), ("group", "^f"))),
+        ),
+        ("points:what?", DataSpec("points", Path("what?"), 0.5, 1.0)),
+        ('"points:my data/a b@0.4"', DataSpec("points", Path("my data/a b"), 0.4, 1.0)),
+        ("points:'my data'@0.4", DataSpec("points", Path("my data"), 0.4, 1.0)),
+        (
+            "geojson:a?map='Immune cells:lymphocyte'",
+            DataSpec("geojson", Path("a"), None, 1.0, False, (("map", "Immune cells:lymphocyte"),)),
+        ),
+        ("points:C:\\data\\new@0.5", DataSpec("points", Path("C:\\data\\new"), 0.5, 1.0)),
+    ],
+)
+def test_words(text, expected):
+    assert parse_data(text) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("points:a?colour=red", "options complete, empty, group, map"),
+        ("points:a?empty=yes", "empty=background or unknown"),
+        ("points:a?map=", "map=something"),
+        ("geojson:a?tile=9", "tile=64 to 8192"),
+        ("points:a?map=a:b&map=c:d", "cannot be read"),
+        ("points:a b:c", "cannot be read"),
+        ("points:'a", "quote words with spaces"),
+        ("coco:a", "add @ and the µm/px"),
+        ("composition:a", "COMPOSITION|composition:FOLDER@MPP"),
+        ("points:a*automatic", "cannot be read"),
+    ],
+)
+def test_words_that_cannot_be_read(text, says):
+    with pytest.raises(ConfigError, match=says):
+        parse_data(text)
+
+
+# --- class maps
+
+
+def test_class_maps():
+    classes = ClassMap.parse("T:tumour, Ly: lymphocyte,x:y:stromal,dead:-", NAMES)
+    words = ["T", "Ly", "x:y", "dead", "stromal", "", "unknown", " T "]
+    assert classes.ids(words, "set").tolist() == [1, 0, 2, -1, 2, -1, -1, 1]
+    assert classes.ids([], "set").shape == (0,)
+    rest = ClassMap.parse("T:tumour,*:-", NAMES)
+    assert rest.ids(["T", "anything", "lymphocyte"], "set").tolist() == [1, -1, 0]
+    assert ClassMap.parse("T:whatever").ids(["T", "other"], "set").tolist() == [-1, -1]
+    with pytest.raises(DataError, match=r"'set'.*plasma, weird.*\?map=plasma:-,weird:-"):
+        classes.ids(["weird", "T", "plasma"], "set")
+
+
+@pytest.mark.parametrize("text", ["T", "T:", ":tumour", "T:plasma", "T:-,T:tumour", ",", "no.csv"])
+def test_class_maps_that_cannot_be_used(text):
+    with pytest.raises(DataError, match=r"class map|no\.csv"):
+        ClassMap.parse(text, NAMES)
+
+
+def test_a_class_map_may_be_a_file(tmp_path):
+    path = tmp_path / "my map.csv"
+    path.write_text('class,to\n"a, b & c: d",tumour\ndead,-\n')
+    classes = ClassMap.parse(str(path), NAMES)
+    assert classes.ids(["a, b & c: d", "dead"], "set").tolist() == [1, -1]
+    root = tiny_sets.points_folder(tmp_path / "set", patients=("01",))
+    table = root / "points" / "01_field.csv"
+    table.write_text('x,y,class\n3,4,"a, b & c: d"\n9,9,dead\n')
+    (spec,) = parse_data(f"'points:{root}?map={path}'")
+    (field,) = load_fields(spec, class_names=NAMES)
+    assert field.class_ids.tolist() == [1, -1]
+
+
+# --- kinds through words
+
+
+def test_every_published_kind_has_a_word(tmp_path):
+    tiny_sets.pannuke_fold(tmp_path / "pannuke", 1)
+    tiny_sets.conic(tmp_path / "conic")
+    tiny_sets.consep(tmp_path / "consep")
+    tiny_sets.lizard(tmp_path / "lizard")
+    tiny_sets.coco(tmp_path / "coco")
+    words = (
+        "pannuke:{}/pannuke?map=neoplastic:tumour,epithelial:tumour,*:- conic:{}/conic?map=*:- "
+        "consep:{}/consep?types=merged&map=epithelial:tumour,spindle:stromal,*:- "
+        "lizard:{}/lizard?map=connective:stromal,*:-&group=^[a-z]+ coco:{}/coco@0.5?map=clump:-"
+    ).replace("{}", str(tmp_path))
+    found = {s.kind: load_fields(s, class_names=NAMES) for s in parse_data(words)}
+    assert set(found) < set(KINDS)
+    assert found["lizard"][0].group == "crag"
+    assert all(f.class_names == NAMES for fields in found.values() for f in fields)
+    assert {k: sum(len(f) for f in v) for k, v in found.items()} == {
+        "pannuke": 6, "conic": 6, "consep": 3, "lizard": 3, "coco": 3,
+    }  # fmt: skip
+    config = tiny_sets.config(tmp_path, data=words, mpp=0.5, hold_out="glas_2,p2")
+    pools = load_pools(config)
+    assert {f.mpp for p in pools for f in p.fields} == {0.5}
+    assert sum(len(p.fields) for p in pools) == 2 + 2 + 1 + 1 + 1
+    with pytest.raises(DataError, match="in none of the data sets"):
+        load_pools(replace(config, hold_out="fold9"))
+
+
+def test_slides_and_runs_have_words(tmp_path, monkeypatch):
+    import tifffile
+
+    monkeypatch.setattr("napari_celldetr.slides.readers.probe_file", lambda path: None)
+    pixels = np.full((300, 300, 3), 200, np.uint8)
+    tifffile.imwrite(tmp_path / "s.tif", pixels, photometric="rgb", tile=(256, 256))
+    cell = tiny_sets.feature("detection", tiny_sets.polygon(tiny_sets.square(99, 99, 9)), "tumour")
+    area = tiny_sets.feature("annotation", tiny_sets.polygon(tiny_sets.square(50, 50, 200)), "ROI")
+    tiny_sets.geojson(tmp_path / "s.geojson", [cell, area])
+    (spec,) = parse_data(f"geojson:{tmp_path}@0.5?region=^ROI&tile=128&complete=no")
+    fields = load_fields(spec, class_names=NAMES)
+    assert [(len(f), f.complete) for f in fields] == [(1, False)]
+    with pytest.raises(ConfigError, match="pattern"):
+        iter_fields(replace(spec, options=(("region", "("),)), class_names=NAMES)
+    boxes = np.array([[50.0, 50, 60, 60], [100, 120, 110, 130], [200, 200, 210, 210]])
+    matrix = np.diag([0.5 / 0.2125, 0.5 / 0.2125, 1])
+    tiny_sets.xenium(tmp_path / "run", boxes, ["tumour"] * 3, matrix)
+    word = f"xenium:{tmp_path / 'run'}@0.5?image=../s.tif&types=types.csv&complete=yes"
+    (field,) = load_fields(parse_data(word)[0], class_names=NAMES)
+    assert field.class_ids.tolist() == [1, -1]
+    assert field.complete
+    with pytest.raises(DataError, match="Nothing is left"):
+        load_pools(tiny_sets.config(tmp_path, data=word + "&labels=composition"))
+
+
+# --- composition
+
+
+def composition_folder(root, lines, names=("p1_a", "p2_b")):
+    for name in names:
+        tiny_sets.picture(root / "images" / f"{name}.png")
+    (root / "composition.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def read_composition(root, mapped="", class_names=NAMES):
+    word = f"composition:{root}@0.5" + (f"?map={mapped}" if mapped else "")
+    return load_fields(parse_data(word)[0], class_names=class_names)
+
+
+def test_counts_shares_and_percentages(tmp_path):
+    lines = ["image,T,lymphocyte,dead", "p1_a.png,6,2,4", "p2_b.png,0.25,0.25,0.5"]
+    first, second = read_composition(composition_folder(tmp_path, lines), "T:tumour,dead:-")
+    np.testing.assert_allclose(first.composition, [0.25, 0.75, 0])
+    np.testing.assert_allclose(second.composition, [0.5, 0.5, 0])
+    assert (len(first), first.complete, first.group, first.mpp) == (0, False, "p1", 0.5)
+    lines = ["image,T,lymphocyte", "p1_a.png,62.5,37.5", "p2_b.png,0,1"]
+    first, second = read_composition(composition_folder(tmp_path, lines), "T:tumour")
+    np.testing.assert_allclose(first.composition, [0.375, 0.625, 0])
+    first, _ = read_composition(tmp_path, "T:tumour,lymphocyte:tumour")
+    np.testing.assert_allclose(first.composition, [0, 1, 0])
+    (pool,) = load_pools(
+        tiny_sets.config(tmp_path, data=f"composition:{tmp_path}@0.5?map=T:tumour", hold_out="p2")
+    )
+    assert pool.supervision.as_text().endswith("1 compositions")
+    with pytest.raises(DataError, match="Nothing is left"):
+        load_pools(
+            tiny_sets.config(tmp_path, data=f"composition:{tmp_path}@0.5", classes="nucleus")
+        )
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["image,tumour", "p1_a,1"], "no line for p2_b"),
+        (["image,tumour", "p1_a,1", "p2_b,1", "c,1"], "no image for c"),
+        (["image,tumour", "p1_a,1", "p2_b,1", "p2_b,2"], "an image twice"),
+        (["image", "p1_a", "p2_b"], "no classes"),
+        (["image,tumour,stromal", "p1_a,0.5,0.2", "p2_b,1,0"], "is no composition"),
+        (["image,tumour,stromal", "p1_a,2,-1", "p2_b,1,0"], "is no composition"),
+        (["image,tumour,stromal", "p1_a,0,0", "p2_b,1,0"], "is no composition"),
+        (["image,tumour,stromal", "p1_a,x,0", "p2_b,1,0"], "is no composition"),
+        (["image,tumour,plasma", "p1_a,1,0", "p2_b,1,0"], "plasma"),
+    ],
+)
+def test_compositions_that_cannot_be(tmp_path, lines, says):
+    with pytest.raises(DataError, match=says):
+        read_composition(composition_folder(tmp_path, lines))
+
+
+# --- shares
+
+
+def test_what_labels_tell_is_counted():
+    fields = [make_field("a"), make_field("b", cells=0, complete=False)]
+    fields.append(make_field("c", 0, complete=False, composition=np.array([0, 1, 0])))
+    assert Supervision.of(fields) == Supervision(3, 1, 1, 2, 1, 1)
+
+
+def test_automatic_shares_follow_the_root_of_the_area(tmp_path):
+    tiny_sets.points_folder(tmp_path / "a", patients=("01", "02", "03", "04"))
+    tiny_sets.points_folder(tmp_path / "b", patients=("05",))
+    tiny_sets.instances_folder(tmp_path / "c")
+    data = f"points:{tmp_path}/a*auto points:{tmp_path}/b*auto instances:{tmp_path}/c*0.7"
+    weights = [p.spec.weight for p in load_pools(tiny_sets.config(tmp_path, data=data))]
+    np.testing.assert_allclose(weights, [4 / 3, 2 / 3, 0.7])  # 2 : 1, one on average
+
+
+# --- groups
+
+
+def test_sites_of_barcodes():
+    assert site_of("TCGA-A7-A0D9-01Z-00-DX2_18001") == "A7"
+    assert site_of("slides/x_TCGA-E2-A1B6") == "E2"
+    assert site_of("TCGA-OL-") == "OL"
+    for name in ("tcga-A7-A0D9", "TCGA_A7", "TCGA-A7X-1", "field_1", ""):
+        assert site_of(name) is None
+
+
+def grouped(counts, names=None):
+    names = names or [f"g{i}" for i in range(len(counts))]
+    return [
+        make_field(f"{name}_{half}", count, name)
+        for name, count in zip(names, counts, strict=True)
+        for half in range(2)
+    ]
+
+
+@given(st.lists(st.integers(0, 40), min_size=3, max_size=25), st.integers(0, 99))
+def test_folds_divide_no_group_and_are_balanced(counts, seed):
+    fields = grouped(counts)
+    folds = group_folds(fields, 3, seed=seed)
+    assert sorted(g for fold in folds for g in fold) == sorted({f.group for f in fields})
+    loads = [sum(len(f) + 1 for f in fields if f.group in fold) for fold in folds]
+    largest = max(2 * (c + 1) for c in counts)
+    assert max(loads) - min(loads) <= largest
+    assert all(folds)
+    assert folds == group_folds(fields[::-1], 3, seed=seed)
+
+
+def test_folds_by_site_keep_its_patients_together():
+    names = [f"TCGA-{site}-{i:04d}" for site in ("A1", "B2", "C3", "D4") for i in range(3)]
+    fields = grouped([5] * 12, names)
+    folds = group_folds(fields, 2, by="site")
+    sites = [{site_of(g) for g in fold} for fold in folds]
+    assert not sites[0] & sites[1]
+    assert [len(fold) for fold in folds] == [6, 6]
+    assert group_folds(fields, 4, by="site", seed=1) != group_folds(fields, 4, by="site", seed=2)
+    with pytest.raises(DataError, match="no site"):
+        group_folds(grouped([1, 2, 3]), 2, by="site")
+    for k, by in ((5, "site"), (13, "group"), (1, "group"), (0, "group")):
+        with pytest.raises(DataError, match="cannot be divided"):
+            group_folds(fields, k, by=by)
+
+
+def test_real_sites(shared_data):
+    fields = load_points_folder(shared_data / "he_brca_m2c", mpp=0.5)
+    folds = group_folds(fields, 3, by="site")
+    assert sorted(len({site_of(g) for g in fold}) for fold in folds) == [1, 1, 1]
+    folds = group_folds(fields, 5)
+    loads = [sum(len(f) for f in fields if f.group in fold) for fold in folds]
+    assert sum(loads) == 21780
+    assert max(loads) < 1.1 * min(loads)
+
+
+# --- fields
+
+
+def test_where_labels_say_something():
+    valid = np.ones((20, 30), bool)
+    valid[:, 10:] = False
+    field = make_field(valid=valid)
+    places = np.array([[0, 0], [9.99, 19.99], [10, 5], [-0.1, 5], [5, 20], [29, 5], [np.inf, 1]])
+    assert field.known_at(places).tolist() == [True, True, *[False] * 5]
+    assert make_field().known_at(places).tolist() == [True, True, True, False, False, True, False]
+    half = resample(field, 0.5)
+    assert half.valid.shape == (10, 15)
+    assert half.valid[:, :5].all()
+    assert not half.valid[:, 5:].any()
+    for wrong in (
+        {"valid": np.ones((2, 2), bool)},
+        {"instances": np.ones((2, 2), np.int32)},
+        {"composition": np.array([0.5, 0.5])},
+        {"composition": np.array([0.5, 0.2, 0.2])},
+        {"composition": np.array([1.5, -0.5, 0])},
+        {"composition": np.array([np.nan, 1, 0])},
+    ):
+        with pytest.raises(DataError, match="Field 'f'"):
+            make_field(**wrong)
+
+
+# --- written and read back
+
+
+def test_points_come_back(tmp_path):
+    valid = np.ones((20, 30), bool)
+    valid[:5] = False
+    fields = [
+        make_field("a", group="P1"),
+        make_field("b.x", cells=0, group="P2", complete=False),
+        make_field("c", group="P2", valid=valid, complete=False),
+    ]
+    assert save_points_folder(iter(fields), tmp_path / "out") == 3
+    found = load_points_folder(tmp_path / "out", mpp=0.25, class_names=NAMES)
+    for old, new in zip(fields, found, strict=True):
+        assert (new.name, new.group, new.complete) == (old.name, old.group, old.complete)
+        np.testing.assert_array_equal(new.image, old.image)
+        np.testing.assert_allclose(new.points, old.points, atol=1e-3)
+        np.testing.assert_allclose(new.sizes, old.sizes, atol=1e-3)
+        np.testing.assert_array_equal(new.class_ids, old.class_ids)
+        np.testing.assert_array_equal(new.known_at(new.points), old.known_at(old.points))
+    (pool,) = load_pools(tiny_sets.config(tmp_path, data=f"points:{tmp_path / 'out'}@0.25"))
+    assert len(pool.fields) == 2
+
+
+def test_published_sets_come_back_as_instances(tmp_path):
+    tiny_sets.consep(tmp_path / "set", ids=(5, 2, 11), types=(4, 2, 6))
+    (spec,) = parse_data(f"consep:{tmp_path / 'set'}?types=merged&map=epithelial:tumour,*:-")
+    fields = load_fields(spec, class_names=NAMES)
+    assert save_instances_folder(fields, tmp_path / "out") == 1
+    (new,) = load_instances_folder(tmp_path / "out", mpp=0.25, class_names=NAMES)
+    for name in ("points", "sizes", "class_ids", "instances", "image"):
+        np.testing.assert_array_equal(getattr(new, name), getattr(fields[0], name))
+    (plain,) = load_instances_folder(tmp_path / "out", mpp=0.25)
+    assert set(plain.class_ids.tolist()) == {-1}
+
+
+def test_compositions_come_back(tmp_path):
+    fields = [
+        make_field(n, 0, n, complete=False, composition=np.array(c))
+        for n, c in (("a", [0.2, 0.3, 0.5]), ("b", [0, 1 / 3, 2 / 3]))
+    ]
+    save_composition_folder(fields, tmp_path / "out")
+    for old, new in zip(fields, read_composition(tmp_path / "out"), strict=True):
+        np.testing.assert_allclose(new.composition, old.composition, atol=1e-5)
+
+
+def test_what_a_folder_cannot_hold_is_refused(tmp_path):
+    def refuse(save, fields, says):
+        with pytest.raises(DataError, match=says):
+            save(fields, tmp_path / f"out{len(list(tmp_path.iterdir()))}")
+
+    shares = make_field(cells=0, complete=False, composition=np.array([0, 1, 0]))
+    refuse(save_points_folder, [shares], "save_composition_folder")
+    refuse(save_composition_folder, [make_field()], "class shares")
+    refuse(save_instances_folder, [make_field()], "no map")
+    one = np.zeros((20, 30), np.int32)
+    one[2:4, 2:4] = 1
+    refuse(save_instances_folder, [make_field(instances=one)], "1 of 2")
+    refuse(save_points_folder, [make_field("a/b")], "file names")
+    refuse(save_points_folder, [make_field(), make_field()], "used once")
+    refuse(save_points_folder, [make_field("a"), make_field("b", mpp=0.5)], "one µm/px")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(DataError, match="new or empty folder"):
+        save_points_folder([make_field()], tmp_path / "full")
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "says"),
+    [
+        ("points/01_field.csv", "x,y,class,width,height\n3,4,tumour,-1,5\n", "without extent"),
+        ("points/01_field.csv", "x,y,class,width,height\n3,4,tumour,inf,5\n", "without extent"),
+        ("points/01_field.csv", "x,y,class,width,height\n3,4,tumour,a,5\n", "not a point"),
+        ("split.csv", "image,patient,split,complete\n01_field.png,1,train,maybe\n", "not clear"),
+        ("split.csv", "image,patient\n01_field.png,1\n", "lacks columns"),
+    ],
+)
+def test_tables_that_cannot_be(tmp_path, part, text, says):
+    root = tiny_sets.points_folder(tmp_path / "set", patients=("01",))
+    (root / part).write_text(text)
+    with pytest.raises(DataError, match=says):
+        load_points_folder(root, mpp=0.5, class_names=NAMES)
+
+
+def test_valid_areas_and_classes_that_do_not_fit(tmp_path):
+    root = tiny_sets.instances_folder(tmp_path / "set", patients=("07",))
+    (root / "classes").mkdir()
+    (root / "classes" / "07_1.csv").write_text("id,class\n1,tumour\n900,tumour\n")
+    with pytest.raises(DataError, match="line 3: no such nucleus"):
+        load_instances_folder(root, mpp=0.5, class_names=NAMES)
+    (root / "classes" / "07_1.csv").write_text("id,class\n2,tumour\n")
+    (field,) = load_instances_folder(root, mpp=0.5, class_names=NAMES)
+    assert field.class_ids.tolist() == [-1, 1, *[-1] * 10]
+    (root / "valid").mkdir()
+    Image.fromarray(np.ones((4, 4), np.uint8)).save(root / "valid" / "07_1.png")
+    with pytest.raises(DataError, match="does not fit its image"):
+        load_instances_folder(root, mpp=0.5)
