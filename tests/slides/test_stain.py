@@ -88,3 +88,38 @@ def test_macenko_keeps_the_defaults_and_says_why():
     assert "same colour" in single.reason
     blank = stain.estimate_stains(np.full((100, 100, 3), 250, np.uint8))
     assert not blank.is_estimated
+
+
+def test_statistics_of_a_made_picture():
+    rng = np.random.default_rng(0)
+    vectors = stain.stain_vectors((0.62, 0.74, 0.27), (0.27, 0.72, 0.64))
+    # Much of either stain alone, so that the ends of the fan are seen.
+    amounts = np.concatenate(
+        [
+            np.stack([rng.uniform(0.3, 1.0, 4000), np.zeros(4000)], axis=1),
+            np.stack([np.zeros(4000), rng.uniform(0.3, 0.6, 4000)], axis=1),
+        ]
+    )
+    colours = np.rint(240 * 10 ** -(amounts @ vectors[:2])).astype(np.uint8)
+    glass = np.full((5000, 3), 240, np.uint8)
+    found = stain.measure_stain(np.concatenate([colours, glass]))
+    assert found.reason == ""
+    assert found.pixels == 8000
+    np.testing.assert_allclose(found.vectors, vectors, atol=0.02)
+    # 1 % of all pixels is 2 % of one stain's: 1 - 0.02 · 0.7 and 0.6 - 0.02 · 0.3.
+    np.testing.assert_allclose(found.strength, [0.986, 0.594], atol=0.02)
+    density = np.array([slow_density(c, 240.0) for c in colours.tolist()])
+    np.testing.assert_allclose(found.mean, density.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.std, density.std(axis=0), atol=1e-5)
+
+
+def test_statistics_of_glass_are_no_stain():
+    found = stain.measure_stain(np.full((30, 30, 3), 238, np.uint8))
+    assert "0 tissue pixels" in found.reason
+    assert found.pixels == 0
+    np.testing.assert_array_equal(found.vectors, stain.H_E)
+    np.testing.assert_array_equal(found.mean, 0)
+    assert (found.std > 0).all()
+    assert (found.strength > 0).all()
+    other = stain.measure_stain(np.full((30, 30, 3), 238, np.uint8), stain.H_DAB)
+    np.testing.assert_array_equal(other.vectors, stain.H_DAB)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.training.augment import Augmentation
-from napari_celldetr.training.pools import load_fields, load_pools
+from napari_celldetr.training.datasets import Field
+from napari_celldetr.training.pools import Pool, load_fields, load_pools
+from napari_celldetr.training.specs import DataSpec
 from napari_celldetr.training.stream import CropStream, collate, to_device
 
 
@@ -130,3 +136,30 @@ def test_restained_fields_turn_brown(root):
         )
     ]
     assert all(differ)
+
+
+def test_everything_repeats_and_travels(root):
+    everything = Augmentation(**{k: 1.0 for k in asdict(Augmentation()) if k.endswith("_p")})
+    data = f"points:{root / 'points'} instances:{root / 'instances'}"
+    first = stream(load_pools(config(root, data=data)), augmentation=everything)
+    again = pickle.loads(pickle.dumps(first))
+    for i in (7, 2, 0):  # in another order
+        for name, value in first[i].items():
+            np.testing.assert_array_equal(again[i][name], value)
+    assert (first[2]["image"] != first[3]["image"]).any()
+
+
+def test_class_shares_reach_the_targets():
+    image, none = np.zeros((64, 64, 3), np.uint8), np.zeros((0, 2))
+    shares = np.array([0.25, 0.75], np.float32)
+    known = Field("k", "g", image, 0.5, none, none, [], ("a", "b"), False, composition=shares)
+    plain = Field("p", "g", image, 0.5, none, none, [], ("a", "b"), False)
+    for field, expected in ((known, shares), (plain, None)):
+        pool = Pool(DataSpec("points", Path("made"), 0.5, 1.0), (field,))
+        items = [stream([pool], augmentation=Augmentation.none())[i] for i in range(2)]
+        _, targets = collate(items)
+        for target in to_device(targets, "cpu"):
+            if expected is None:
+                assert target.composition is None
+            else:
+                np.testing.assert_array_equal(target.composition.numpy(), expected)

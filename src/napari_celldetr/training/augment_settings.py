@@ -90,7 +90,7 @@ class Augmentation:
     noise_std: tuple[float, float] = (1.0, 5.0)
     jpeg_444_p: float = 0.0
     elastic_p: float = 0.0
-    elastic_px: float = 3.0
+    elastic_px: float = 2.0
     mix_p: float = 0.0
     mix_kind: str = "both"
     mix_random_p: float = 0.5
@@ -137,7 +137,7 @@ class Augmentation:
         """All there is, for laboratories and scanners that no training field came from."""
         return cls(
             hed_p=0.5,
-            hed_strength=0.15,
+            hed_strength=0.1,
             blur_p=0.15,
             jpeg_p=0.3,
             jpeg_444_p=0.4,

@@ -219,11 +219,15 @@ def _moved(field: Field, place: Placement) -> tuple[NDArray[np.float64], NDArray
     if place.exact or field.instances is None or not len(points):
         return points, sizes
     rows, starts, corners = _outlines(field)
-    known = np.isfinite(sizes[rows]).all(axis=1)
-    turned = place.to_piece(corners)
-    low, high = np.minimum.reduceat(turned, starts), np.maximum.reduceat(turned, starts)
-    rows, low, high = rows[known], low[known], high[known]
-    points[rows], sizes[rows] = (low + high) / 2, high - low
+    # Far outside, and where no extent is known, nothing hangs on the outline.
+    seen = ((points > -sizes) & (points < place.shape + sizes)).all(axis=1)[rows]
+    lengths = np.diff(starts, append=len(corners))
+    rows, corners = rows[seen], corners[np.repeat(seen, lengths)]
+    if len(rows):
+        starts = np.cumsum(lengths[seen]) - lengths[seen]
+        turned = place.to_piece(corners)
+        low, high = np.minimum.reduceat(turned, starts), np.maximum.reduceat(turned, starts)
+        points[rows], sizes[rows] = (low + high) / 2, high - low
     return points, sizes
 
 

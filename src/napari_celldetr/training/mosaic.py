@@ -31,7 +31,7 @@ def part_shapes(size: int, seams: tuple[int, int]) -> list[tuple[int, int]]:
 def trim_part(piece: Piece, corner: int) -> Crop:
     """A piece as part `corner` (0..3, as `part_shapes`) of a mosaic.
 
-    A nucleus whose box reaches over one of the part's two cuts, or whose centre is nearer than
+    A nucleus whose box reaches one of the part's two cuts, or whose centre is nearer than
     `SEAM_PX` to one, is no target, and nothing is learned in its box (but nearer to another
     nucleus's centre than to its own). A nucleus of unknown size is taken to reach as far as
     `Piece.reach`. So a nucleus that only looks in from beyond a cut is no background either.
@@ -42,7 +42,8 @@ def trim_part(piece: Piece, corner: int) -> Crop:
     high = np.array([np.inf if is_right else width, np.inf if is_low else height])
     half = np.where(np.isfinite(piece.sizes), piece.sizes / 2, piece.reach)
     first, last = piece.points - half, piece.points + half
-    crosses = ((first < low) | (last > high)).any(axis=1)
+    # What ends within a px of a cut has lost its edge to it.
+    crosses = ((first < low + 1) | (last > high - 1)).any(axis=1)
     near = ((piece.points < low + SEAM_PX) | (piece.points >= high - SEAM_PX)).any(axis=1)
     touches = ((last > 0) & (first < (width, height))).all(axis=1)
     kept = piece.in_frame & ~crosses & ~near

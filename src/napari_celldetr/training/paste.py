@@ -27,18 +27,16 @@ _GLASS = 0.2
 
 @dataclass(frozen=True)
 class Sprite:
-    """One nucleus cut out: density planes (3, h, w), soft mask (h, w) in 0..1, class."""
+    """One nucleus cut out.
+
+    `density` planes (3, h, w); `alpha` (h, w), its soft mask in 0..1; `box`, x0, y0, x1, y1 of
+    the px that are at least half its own, in the sprite.
+    """
 
     density: NDArray[np.float32]
     alpha: NDArray[np.float32]
+    box: tuple[float, float, float, float]
     class_id: int
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """x0, y0, x1, y1 of the px that are at least half the nucleus's, in the sprite."""
-        solid = self.alpha >= 0.5
-        x, y = np.flatnonzero(solid.any(axis=0)), np.flatnonzero(solid.any(axis=1))
-        return float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
 
 
 class NucleusLibrary:
@@ -67,15 +65,18 @@ class NucleusLibrary:
         image, mask = _cut_out(field, row)
         flips = rng.integers(0, 2, 3)
         scale *= math.exp(rng.uniform(-_SIZE_SPREAD, _SIZE_SPREAD))
-        image, alpha = _scaled(image, mask, scale)
+        image, share = _scaled(image, mask, scale)
         if flips[0]:
-            image, alpha = image.transpose(1, 0, 2), alpha.T
+            image, share = image.transpose(1, 0, 2), share.T
         down, right = (1 - 2 * flips[1:]).tolist()
-        image, alpha = image[::down, ::right], alpha[::down, ::right]
-        if not (alpha >= 0.5).any():
+        image, share = image[::down, ::right], share[::down, ::right]
+        x, y = (np.flatnonzero((share >= 0.5).any(axis=axis)) for axis in (0, 1))
+        if not len(x):
             return None
+        box = float(x[0]), float(y[0]), float(x[-1] + 1), float(y[-1] + 1)
         known = field.class_names == class_names
-        return Sprite(density_planes(image), alpha, int(field.class_ids[row]) if known else -1)
+        class_id = int(field.class_ids[row]) if known else -1
+        return Sprite(density_planes(image), _softened(share), box, class_id)
 
 
 def _usable_rows(field: Field) -> NDArray[np.intp]:
@@ -99,7 +100,7 @@ def _cut_out(field: Field, row: int) -> tuple[NDArray[np.uint8], NDArray[np.bool
 def _scaled(
     image: NDArray[np.uint8], mask: NDArray[np.bool_], scale: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Both at `scale`, the mask with an edge that fades over about a px."""
+    """The picture at `scale`, and how much (h, w) of each px is the nucleus's."""
     from PIL import Image
 
     height, width = mask.shape
@@ -107,11 +108,16 @@ def _scaled(
     picture = Image.fromarray(np.ascontiguousarray(image))
     made = np.asarray(picture.resize(side, Image.Resampling.BILINEAR))
     levels = Image.fromarray(mask.astype(np.uint8) * 255)
-    alpha = np.asarray(levels.resize(side, Image.Resampling.BILINEAR), np.float32) / 255
-    wide = np.pad(alpha, 1)
-    wide = (wide[:-2] + 2 * wide[1:-1] + wide[2:]) / 4
-    soft = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) / 4
-    return made, soft.astype(np.float32, copy=False)
+    share = np.asarray(levels.resize(side, Image.Resampling.BILINEAR), np.float32)
+    return made, share / np.float32(255)
+
+
+def _softened(share: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A mask whose edge fades over about a px to either side."""
+    wide = np.pad(share, 1)
+    down = wide[:-2] + 2 * wide[1:-1] + wide[2:]
+    soft = (down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:]) / 16
+    return soft.astype(np.float32, copy=False)
 
 
 def paste_nuclei(

@@ -42,8 +42,8 @@ _STEP = 3
 _TRIES = 4
 _GREEN_TO_RED = (1.1, 2.4)
 _GREEN_TO_BLUE = (1.0, 3.0)
-"""How many times as much green as red and blue a field of H&E absorbs; measured on 119 fields of
-breast cancer from some twenty laboratories. Below lie green and brown, above neon pink."""
+"""How many times as much green as red and blue a field of H&E absorbs; near the limits
+of what 119 fields of breast cancer show. Below lie green and brown, above neon pink."""
 _FARTHEST_DEG = 30.0
 _NARROWEST_DEG = 12.0
 _MOST_GAIN = {"H&E": 2.0, "H-DAB": 1.4}

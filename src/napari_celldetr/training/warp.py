@@ -119,21 +119,23 @@ class Placement:
         return _resample(image, self), _covered(image.shape, self)
 
     def cut_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The piece (h, w) of a mask over the field, nearest px; what mirrors it mirrors too."""
+        """The piece (h, w) of a mask over the field, nearest px; undefined outside the field."""
         levels = mask.astype(np.uint8)
         if self.exact:
             return _slice(levels[..., None], self)[0][..., 0].astype(bool)
         return _resample(levels, self, smooth=False).astype(bool)
 
 
-def _window(image: NDArray[np.uint8], x0: int, y0: int, x1: int, y1: int) -> NDArray[np.uint8]:
-    """A part of the image, mirrored where it reaches outside; some of it must lie inside."""
+def _window(
+    image: NDArray[np.uint8], x0: int, y0: int, x1: int, y1: int, *, mirror: bool = True
+) -> NDArray[np.uint8]:
+    """A part of the image, mirrored (or 0) where it reaches outside; some must lie inside."""
     height, width = image.shape[:2]
     inside = image[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
     if inside.shape[:2] == (y1 - y0, x1 - x0):
         return inside
     lacking = [(max(-y0, 0), max(y1 - height, 0)), (max(-x0, 0), max(x1 - width, 0)), (0, 0)]
-    return np.pad(inside, lacking[: image.ndim], mode="symmetric")
+    return np.pad(inside, lacking[: image.ndim], mode="symmetric" if mirror else "constant")
 
 
 def _slice(
@@ -172,14 +174,14 @@ def _resample(
 ) -> NDArray[np.uint8]:
     """A piece under a free map, bilinear; shrinking far is preceded by a blur against aliasing.
 
-    Not `smooth`: the nearest px as it is.
+    Not `smooth`: the nearest px as it is, and 0 outside the field.
     """
     from PIL import Image
 
     grid = _grid(place)
     x0, y0 = np.floor(grid.min(axis=(0, 1)) - 2).astype(int).tolist()
     x1, y1 = np.ceil(grid.max(axis=(0, 1)) + 2).astype(int).tolist()
-    window = _window(image, x0, y0, x1, y1)
+    window = _window(image, x0, y0, x1, y1, mirror=smooth)
     step = math.hypot(*place.matrix[:, 0])  # field px a piece's px
     if smooth and step > 1.5:
         # Bilinear taps spread like a box of √2 px, which suits a step up to about there.
@@ -215,13 +217,10 @@ def _covered(shape: tuple[int, ...], place: Placement) -> NDArray[np.bool_]:
     grid = _grid(place)
     if (grid >= 0).all() and (grid <= limit).all():
         return np.ones((height, width), bool)
-    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     if place.bend is not None:
-        spots = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-        seen = place.to_field(spots)
-        return ((seen >= 0) & (seen < limit)).all(axis=1).reshape(height, width)
+        return place.cut_mask(np.ones(shape[:2], bool))
+    x, y = (np.arange(side, dtype=np.float32) + 0.5 for side in place.shape)
     inside = np.ones((height, width), bool)
-    x, y = x.astype(np.float32), y.astype(np.float32)
     for row, start, length in zip(place.matrix, place.offset, limit, strict=True):
         along = (row[0] * x + start)[None, :] + (row[1] * y)[:, None]
         inside &= (along >= 0) & (along < length)
