@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -312,6 +313,7 @@ def test_real_sites(shared_data):
     loads = [sum(len(f) for f in fields if f.group in fold) for fold in folds]
     assert sum(loads) == 21780
     assert max(loads) < 1.1 * min(loads)
+    assert folds != group_folds(fields, 5, seed=1)
 
 
 # --- fields
@@ -437,3 +439,19 @@ def test_valid_areas_and_classes_that_do_not_fit(tmp_path):
     Image.fromarray(np.ones((4, 4), np.uint8)).save(root / "valid" / "07_1.png")
     with pytest.raises(DataError, match="does not fit its image"):
         load_instances_folder(root, mpp=0.5)
+
+
+# --- the page
+
+
+def test_the_words_of_the_page_can_be_read():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    commands = [line for line in page.splitlines() if line.startswith("celldetr ")]
+    assert len(commands) >= 3
+    for command in commands:
+        parts = shlex.split(command)
+        assert parse_data(parts[parts.index("--data") + 1])
+    kinds = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert set(KINDS) <= kinds
+    for kind in KINDS.values():
+        assert all(f"{name}=" in page or f"?{name}" in page for name in kind.options)
