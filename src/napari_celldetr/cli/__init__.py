@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train or fine-tune a model",
     "pretrain": "pretrain a network on images without labels",
     "ablate": "measure what each part of the network is worth",
+    "crossvalidate": "measure a recipe on patients or sites left out in turn",
     "evaluate": "measure a model on labelled fields",
     "models": "list the installed models, or show one",
     "doctor": "check that this installation can work",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
 from napari_celldetr.core.config import Field
+from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.training.specs import DATA_WORDS
 
 
@@ -230,6 +231,46 @@ class AblateConfig(TrainConfig):
 
 
 @dataclass(frozen=True)
+class CrossvalidateConfig(TrainConfig):
+    """Settings of `celldetr crossvalidate`: those of training, for each fold."""
+
+    output: Annotated[str, Field("Output", "Folder: a run per fold, and the report")] = (
+        "runs/crossvalidation"
+    )
+    split: Annotated[
+        Literal["train", "all"], Field("Split", "Fields to take where a set has a split.csv")
+    ] = "all"
+    by: Annotated[
+        Literal["group", "site"],
+        Field("By", "What is held out together: groups (patients), or all groups of a TCGA site"),
+    ] = "group"
+    folds: Annotated[int, Field("Folds", "By group; by site each is a fold", ge=2, le=100)] = 5
+    only: Annotated[
+        str, Field("Only", "Numbers of the folds to run now, separated by commas; empty runs all")
+    ] = ""
+    flips: Annotated[bool, Field("Average flips", "Slower, slightly more accurate")] = False
+    radii_um: Annotated[
+        str, Field("Radii", "A cell found within one counts, in µm; the first chooses thresholds")
+    ] = "3,2,5"
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """Radii in µm, each once."""
+        try:
+            values = tuple(dict.fromkeys(float(v) for v in self.radii_um.split(",")))
+        except ValueError:
+            values = ()
+        if not values or not all(0.1 <= v <= 50 for v in values):
+            raise ConfigError(
+                "The radii cannot be read.",
+                expected="numbers of µm from 0.1 to 50, separated by commas",
+                found=repr(self.radii_um),
+                remedy="write e.g. 3,2,5",
+            )
+        return values
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """Settings of `celldetr evaluate`."""
 
@@ -244,8 +285,18 @@ class EvaluateConfig:
     radius_um: Annotated[float, Field("Radius", "A cell found within it counts", ge=0.1, le=50)] = (
         3.0
     )
+    radii_um: Annotated[
+        tuple[float, ...], Field("More radii", "Also score at these, in µm", ge=0.1, le=50)
+    ] = (2.0, 5.0)
     threshold: Annotated[
         float | None, Field("Score threshold", "Empty takes the model's", ge=0, le=1)
     ] = None
+    best_threshold: Annotated[
+        bool,
+        Field("Best threshold", "Report the best F1's threshold on these fields (optimistic)"),
+    ] = False
+    calibrate: Annotated[
+        bool, Field("Calibrate", "Fit what turns the model's scores into probabilities here")
+    ] = False
     flips: Annotated[bool, Field("Average flips", "Slower, slightly more accurate")] = False
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Field("Device")] = "auto"

@@ -118,16 +118,17 @@ def load_fields(
 def load_pools(config: TrainConfig) -> list[Pool]:
     """All training fields at the model's µm/px, held-out groups left out.
 
-    Of a set with a ``split.csv`` only its split ``train`` is taken. Where shares are left to the
-    sets' sizes (``*auto``) they follow the square root of the area, 1 on average, so that a large
-    set is seen more often and a small one not drowned.
+    Of a set with a ``split.csv`` only its split ``train`` is taken, unless `config.split` is
+    ``all``. Where shares are left to the sets' sizes (``*auto``) they follow the square root of
+    the area, 1 on average, so that a large set is seen more often and a small one not drowned.
 
     Raises `DataError` when a group to hold out is not there, or nothing else is.
     """
     pools = []
     known: set[str] = set()
     for spec in parse_data(config.data):
-        split = "train" if (spec.folder / SPLIT_FILE).is_file() else None
+        divided = config.split == "train" and (spec.folder / SPLIT_FILE).is_file()
+        split = "train" if divided else None
         known |= {patient for patient, _ in read_split(spec.folder).values()}
         kept, count = [], 0
         for field in iter_fields(spec, class_names=config.data_classes, split=split):

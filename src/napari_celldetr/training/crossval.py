@@ -1,0 +1,284 @@
+"""Cross-validation by patient or by site: what a recipe is worth on people it never saw.
+
+Every fold is a training of its own in a folder of its own, with exact resume; a finished fold is
+read back. Several processes may share the work by `only`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from dataclasses import fields as settings
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from napari_celldetr import RESEARCH_USE
+from napari_celldetr.core.config import check
+from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.errors import ConfigError, DataError
+from napari_celldetr.core.metrics import HoverNetScores, PointScores, hovernet_scores
+from napari_celldetr.core.predictor import Predictor
+from napari_celldetr.core.progress import Job, Progress
+from napari_celldetr.nets.card import read_card
+from napari_celldetr.nets.registry import load_model
+from napari_celldetr.training.checkpoint import FREE
+from napari_celldetr.training.config import CrossvalidateConfig, TrainConfig
+from napari_celldetr.training.datasets import Field as AnnotatedField
+from napari_celldetr.training.datasets import resample
+from napari_celldetr.training.evaluate import found_cells, point_field
+from napari_celldetr.training.folds import group_folds, site_of
+from napari_celldetr.training.held_out import (
+    HeldOutField,
+    fold_thresholds,
+    load_held_out,
+    save_held_out,
+    scores_at,
+    thresholded,
+)
+from napari_celldetr.training.pools import load_fields
+from napari_celldetr.training.specs import DataSpec, parse_data
+from napari_celldetr.training.train import train
+
+MODEL, REPORT = "model", "report.json"
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What cross-validation says of one data set.
+
+    `held_out` are the fields with all that was found; `thresholds` are by fold, each chosen on
+    the other folds; `scores` are by radius in µm; `hovernet` is the published rule of HoVer-Net
+    at the first radius.
+    """
+
+    name: str
+    mpp: float
+    class_names: tuple[str, ...]
+    held_out: tuple[HeldOutField, ...]
+    thresholds: dict[int, float]
+    scores: dict[float, PointScores]
+    hovernet: HoverNetScores
+
+
+@dataclass(frozen=True)
+class CrossReport:
+    """Scores of every data set on networks that never saw the groups they are scored on.
+
+    `folds` are the groups held out together; `done` the numbers of the folds that were run.
+    """
+
+    by: str
+    folds: tuple[tuple[str, ...], ...]
+    done: tuple[int, ...]
+    sets: dict[str, SetReport]
+
+    def as_text(self) -> str:
+        """The report for people."""
+        head = f"{len(self.done)} of {len(self.folds)} folds by {self.by}"
+        parts = [head + ". Intervals: 95 %, bootstrap over fields."]
+        for report in self.sets.values():
+            cuts = ", ".join(f"{t:g}" for t in report.thresholds.values())
+            parts.append(
+                f"\n{report.name} (score thresholds, each chosen on the other folds: {cuts})"
+            )
+            parts += [
+                f"radius {radius:g} µm\n{scores.to_text()}"
+                for radius, scores in report.scores.items()
+            ]
+        return "\n".join([*parts, "", RESEARCH_USE])
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "by": self.by,
+            "folds": [list(groups) for groups in self.folds],
+            "done": list(self.done),
+            "sets": {
+                name: {
+                    "mpp": r.mpp,
+                    "thresholds": {str(k): v for k, v in r.thresholds.items()},
+                    "scores_by_radius_um": {f"{k:g}": s.to_dict() for k, s in r.scores.items()},
+                    "hovernet": r.hovernet.to_dict(),
+                }
+                for name, r in self.sets.items()
+            },
+        }
+
+
+def crossvalidate(config: CrossvalidateConfig) -> Job[CrossReport]:
+    """Train once per fold without its groups, and score every field by the network of its fold.
+
+    Yields a `Progress` per training step and per field. A fold whose run is finished is read
+    back; `report.json` in the output folder is written last.
+
+    Raises
+    ------
+    ConfigError, DataError, ModelError, JobError
+        As `train` and `evaluate`; `ConfigError` also for folds that do not exist.
+    """
+    check(config)
+    radii = config.radii
+    sets = _labelled_sets(config)
+    folds = divide(sets, config.by, config.folds)
+    wanted = _wanted(config.only, len(folds))
+    out = Path(config.output)
+    found: dict[str, list[HeldOutField]] = {}
+    for number in wanted:
+        folder = out / f"{config.by}-{number}"
+        plan = _fold_config(config, folder, folds[number - 1])
+        if not _is_trained(folder / MODEL, plan):
+            yield from _renamed(train(plan), f"fold {number} of {len(folds)}")
+        for spec, members in sets.items():
+            held = [f for f in members if f.group in folds[number - 1]]
+            if held:
+                cells = yield from _cells(folder, spec, held, number, flips=config.flips)
+                found.setdefault(spec.folder.name, []).extend(cells)
+    card = read_card(out / f"{config.by}-{wanted[0]}" / MODEL)
+    reports = {
+        name: _report(name, members, card.mpp, card.class_names, radii)
+        for name, members in found.items()
+    }
+    report = CrossReport(config.by, tuple(tuple(sorted(f)) for f in folds), tuple(wanted), reports)
+    (out / REPORT).write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
+    return report
+
+
+def divide(
+    sets: dict[DataSpec, list[AnnotatedField]], by: Literal["group", "site"], folds: int
+) -> list[set[str]]:
+    """Groups to hold out together, fold by fold.
+
+    By group every set is divided on its own, and fold k holds out the k-th part of each. By site
+    a fold is a site; sets without TCGA barcodes are never held out.
+    """
+    if by == "group":
+        parts = [group_folds(members, folds) for members in sets.values()]
+        return [set().union(*(p[k] for p in parts)) for k in range(folds)]
+    sites: dict[str, set[str]] = {}
+    for members in sets.values():
+        for field in members:
+            site = site_of(field.group) or site_of(field.name)
+            if site is not None:
+                sites.setdefault(site, set()).add(field.group)
+    if len(sites) < 2:
+        raise DataError(
+            "The fields cannot be divided by site.",
+            expected="TCGA barcodes of at least two sites in the names of groups or images",
+            found=", ".join(sorted(sites)) or "none",
+            remedy="divide by group",
+        )
+    return [sites[name] for name in sorted(sites)]
+
+
+def _labelled_sets(config: CrossvalidateConfig) -> dict[DataSpec, list[AnnotatedField]]:
+    sets = {}
+    for spec in parse_data(config.data):
+        divided = config.split == "train" and (spec.folder / "split.csv").is_file()
+        members = load_fields(
+            spec, class_names=config.data_classes, split="train" if divided else None
+        )
+        # On a field that is not annotated throughout, a found cell may well be right.
+        usable = [f for f in members if f.complete and f.group not in config.held_out]
+        if usable:
+            sets[spec] = usable
+    return sets
+
+
+def _wanted(only: str, folds: int) -> list[int]:
+    words = [w.strip() for w in only.split(",") if w.strip()]
+    numbers = sorted({int(w) for w in words if w.isdigit()}) if words else list(range(1, folds + 1))
+    if not numbers or len(numbers) < len(set(words)) or not 1 <= numbers[0] <= numbers[-1] <= folds:
+        raise ConfigError(
+            "There are no such folds.",
+            expected=f"numbers from 1 to {folds}, separated by commas",
+            found=repr(only),
+            remedy="name folds that exist, or none for all",
+        )
+    return numbers
+
+
+def _fold_config(config: CrossvalidateConfig, folder: Path, held: set[str]) -> TrainConfig:
+    same = {s.name: getattr(config, s.name) for s in settings(TrainConfig)}
+    changes = {
+        "output": str(folder),
+        "name": MODEL,
+        "hold_out": ",".join(sorted(held | config.held_out)),
+    }
+    return TrainConfig(**(same | changes))
+
+
+def _is_trained(folder: Path, plan: TrainConfig) -> bool:
+    # The model is written when training ends, with its settings in the card.
+    if not (folder / "card.json").is_file():
+        return False
+    training = read_card(folder).training
+    ours = {s.name: getattr(plan, s.name) for s in settings(TrainConfig)}
+    # What the card holds resolved (number format, recipe) may differ from how it was asked for.
+    resolved = {"device", "precision", *(s.name for s in settings(plan.recipe))}
+    return all(training.get(k) == v for k, v in ours.items() if k not in FREE | resolved)
+
+
+def _renamed(job: Job[Path], words: str) -> Job[Path]:
+    while True:
+        try:
+            step = next(job)
+        except StopIteration as end:
+            return Path(end.value)
+        yield replace(step, message=f"{words}: {step.message}")
+
+
+def _cells(
+    folder: Path, spec: DataSpec, held: Sequence[AnnotatedField], number: int, *, flips: bool
+) -> Job[list[HeldOutField]]:
+    weights = read_card(folder / MODEL).weights_sha256
+    path = folder / f"found-{spec.folder.name}{'-flips' if flips else ''}.npz"
+    names = ",".join(f.name for f in held)
+    known = load_held_out(path, weights=weights, names=names)
+    if known is not None:
+        return known
+    predictor = load_model(folder / MODEL, flips=flips)
+    started = time.monotonic()
+    cells = []
+    for done, field in enumerate(held, 1):
+        small = resample(field, predictor.card.mpp)
+        cells.append(_one(predictor, small, number))
+        yield Progress(done, len(held), field.name, seconds=time.monotonic() - started)
+    save_held_out(path, cells, weights=weights, names=names)
+    return cells
+
+
+def _one(predictor: Predictor, field: AnnotatedField, number: int) -> HeldOutField:
+    found = found_cells(predictor, field)
+    cells = replace(point_field(field, found), scores=np.asarray(found.scores, np.float64))
+    return HeldOutField(field.group, number, cells, _sure(found))
+
+
+def _sure(found: Detections) -> np.ndarray[Any, np.dtype[np.float32]]:
+    known = found.columns.get("class_probability")
+    return np.ones(len(found), np.float32) if known is None else np.asarray(known, np.float32)
+
+
+def _report(
+    name: str,
+    members: list[HeldOutField],
+    mpp: float,
+    class_names: tuple[str, ...],
+    radii: Sequence[float],
+) -> SetReport:
+    labelled = any((f.cells.ids()[0] >= 0).any() for f in members)
+    names = class_names if labelled else ()
+    thresholds = fold_thresholds(members, radii[0] / mpp)
+    px = scores_at(members, thresholds, [r / mpp for r in radii], names)
+    return SetReport(
+        name,
+        mpp,
+        names,
+        tuple(members),
+        thresholds,
+        dict(zip(radii, px.values(), strict=True)),
+        hovernet_scores(thresholded(members, thresholds), radii[0] / mpp, class_names=names),
+    )
