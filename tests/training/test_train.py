@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_sets import config, instances_folder, points_folder
 
-from napari_celldetr.core.errors import ConfigError, DataError, JobError, ModelError
+from napari_celldetr.core.errors import (
+    CellDETRError,
+    ConfigError,
+    DataError,
+    JobError,
+    ModelError,
+)
 from napari_celldetr.core.predictor import NUMERICAL
 from napari_celldetr.core.progress import drain
+from napari_celldetr.nets.card import read_card
+from napari_celldetr.nets.celldetr import CellDETRConfig
 from napari_celldetr.nets.criterion import Criterion
 from napari_celldetr.nets.registry import load_model, load_network
-from napari_celldetr.training.checkpoint import NAME
+from napari_celldetr.training import loop
+from napari_celldetr.training.checkpoint import BEST, NAME
+from napari_celldetr.training.pools import load_pools
 from napari_celldetr.training.train import class_weights, train
+from napari_celldetr.training.validation import Validation, load_validation
 
 
 @pytest.fixture
@@ -200,3 +213,178 @@ def test_rare_classes_weigh_more():
     assert found[1] == pytest.approx(2 * found[0])
     assert found[0] < found[2] < found[1]
     assert found.mean() == pytest.approx(1)
+
+
+# --- validation, beginnings, ends ------------------------------------------------------------
+
+
+def narrow(**changes):
+    """The shipped network's form, narrower."""
+    values = {"backbone": "mobilenetv2_050", "size": 16, "heads": 2, "feed_forward": 16}
+    return CellDETRConfig.small(3, **(values | {"pyramid_size": 8} | changes))
+
+
+def validated(root, output, **changes):
+    """A training that is validated after every other step on a patient it never sees."""
+    own = {"hold_out": "02", "validation": f"points:{root / 'points'}", "validate_steps": 2}
+    return config(root, output, **(own | {"checkpoint_steps": 3, "steps": 6} | changes))
+
+
+@pytest.mark.parametrize("stop", [2, 5], ids=["validating", "validating after a checkpoint"])
+def test_a_validated_run_resumes_to_the_bit_and_keeps_its_best(root, stop):
+    whole = drain(train(validated(root, "whole", keep="best"), network=narrow()))
+    plan = validated(root, "broken", keep="best")
+    stop_after(train(plan, network=narrow()), stop)
+    resumed = drain(train(plan, network=narrow()))
+    assert log(root / "whole") == log(root / "broken")
+    assert same_tensors(weights(whole), weights(resumed))
+    for name in (NAME, BEST):
+        assert same_tensors(load_file(root / "whole" / name), load_file(root / "broken" / name))
+    rows = [e for e in log(root / "whole") if "validation" in e]
+    assert [e["step"] for e in rows] == [2, 4, 6]
+    assert rows[0]["validation"]["fields"] == 1
+    assert rows[0]["validation"]["cells"] == 12
+
+
+def test_the_best_weights_are_those_that_scored_best(root, monkeypatch):
+    marks = iter([0.2, 0.9, 0.4])
+    real = Validation._scores
+
+    def scores(self, *args):
+        return replace(real(self, *args), detection=next(marks), class_mean=None)
+
+    monkeypatch.setattr(Validation, "_scores", scores)
+    best = drain(train(validated(root, "best", keep="best"), network=narrow()))
+    monkeypatch.undo()
+    last = drain(train(validated(root, "last", steps=6), network=narrow()))
+    # Four steps, and a field of each of two validations.
+    stop_after(train(validated(root, "four"), network=narrow()), 6)
+    state = load_file(root / "four" / NAME)
+    average = {k[8:]: v.half() for k, v in state.items() if k.startswith("average.")}
+    assert same_tensors(weights(best), average)
+    assert not same_tensors(weights(last), average)
+    assert not (root / "last" / BEST).exists()
+
+
+def test_validation_never_sees_a_group_that_is_trained_on(root):
+    everything = config(root, validation=f"points:{root / 'points'}")
+    with pytest.raises(DataError, match="cannot be validated on") as caught:
+        drain(train(everything))
+    assert "--hold-out" in caught.value.remedy
+    with pytest.raises(DataError, match="cannot be validated on"):
+        drain(train(validated(root, "x", validation_groups="01")))
+    plan = validated(root, "x", validation_groups="02")
+    assert [f.group for f in load_validation(plan, load_pools(plan)).fields] == ["02"]
+    assert not (root / "x").exists()
+
+
+def test_a_refused_training_leaves_no_folder(root):
+    refused = [
+        {"data": f"points:{root / 'nowhere'}"},
+        {"data": "points"},
+        {"init": "nowhere"},
+        {"hold_out": "99"},
+        {"backbone": "no such net"},
+        {"keep": "best"},
+        {"freeze": "all_but_classifier"},
+        {"boxes": "noised"},
+        {"mode": "parallel", "boxes": "noised", "noise_low": 0.5, "noise_high": 0.2},
+        {"backbone_weights": str(root / "no.npz")},
+    ]
+    for changes in refused:
+        with pytest.raises(CellDETRError) as caught:
+            drain(train(config(root, "refused", **changes)))
+        assert caught.value.remedy, changes
+        assert not (root / "refused").exists(), changes
+
+
+def test_a_file_in_place_of_the_folder_is_refused(root):
+    (root / "run").write_text("")
+    with pytest.raises(JobError, match="output folder"):
+        drain(train(config(root), network=narrow()))
+
+
+def test_a_full_disk_is_named(root, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop, "save_checkpoint", full)
+    with pytest.raises(JobError, match="written to disk") as caught:
+        drain(train(config(root), network=narrow()))
+    assert "No space left" in caught.value.found
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(root):
+    plan = config(root)
+    stop_after(train(plan, network=narrow()), 3)
+    path = root / "run" / NAME
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    settings = json.loads(meta["config"])
+    for name in ("augmentation", "precision", "validation", "freeze"):
+        del settings[name]
+    del meta["precision"]
+    save_file(tensors, path, metadata=meta | {"config": json.dumps(settings)})
+    steps = []
+    drain(train(plan, network=narrow()), steps.append)
+    assert len(steps) == 2
+
+
+def test_a_run_goes_on_in_the_number_format_it_began_in(root):
+    half = config(root, "half", precision="bfloat16")
+    whole = drain(train(half, network=narrow()))
+    broken = replace(half, output=str(root / "broken"))
+    stop_after(train(broken, network=narrow()), 3)
+    assert same_tensors(weights(whole), weights(drain(train(broken, network=narrow()))))
+    assert load_model(whole, device="cpu").card.training["precision"] == "bfloat16"
+    plain = drain(train(config(root, "plain", precision="float32"), network=narrow()))
+    assert not same_tensors(weights(whole), weights(plain))
+
+
+def test_other_networks_are_another_run(root):
+    drain(train(config(root), network=narrow()))
+    with pytest.raises(JobError, match="other settings") as caught:
+        drain(train(config(root), network=narrow(decoupled=False)))
+    assert "network" in caught.value.found
+
+
+def test_fine_tuning_takes_smaller_steps_and_keeps_the_parents_input(root):
+    first = drain(train(config(root, "first", steps=1), network=narrow()))
+    changed = replace(read_card(first), mean=(0.1, 0.2, 0.3))
+    (first / "card.json").write_text(changed.to_json())
+    again = drain(train(config(root, "again", steps=1, init=str(first), warmup=0)))
+    card = read_card(again)
+    assert card.mean == (0.1, 0.2, 0.3)
+    assert card.parent == changed.weights_sha256
+    recipe = config(root).recipe
+    assert log(root / "again")[0]["rates"]["backbone"] == pytest.approx(recipe.lr_backbone / 4)
+    asked = config(root, "asked", steps=1, init=str(first), warmup=0, rate_factor=1)
+    drain(train(asked))
+    assert log(root / "asked")[0]["rates"]["backbone"] == pytest.approx(recipe.lr_backbone)
+
+
+def test_a_linear_probe_changes_the_classifier_alone(root):
+    parent = drain(train(config(root, "first", steps=1), network=narrow()))
+    probe = drain(train(config(root, "probe", init=str(parent), freeze="all_but_classifier")))
+    before, after = weights(parent), weights(probe)
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    assert moved
+    assert all(k.startswith("representation.classify") for k in moved)
+    card = read_card(probe)
+    assert card.arguments["dense_class_weight"] == 0
+    assert card.training["detects"]
+
+
+def test_a_share_of_the_fields_is_trained_on(tmp_path):
+    points_folder(tmp_path / "points", patients=("01", "02", "03", "04"))
+    folder = drain(train(config(tmp_path, fraction=0.5, steps=1), network=narrow()))
+    assert read_card(folder).data[0]["fields"] == 2
+
+
+def test_parallel_mode_and_its_boxes_reach_the_network_and_its_losses(root):
+    plan = config(root, steps=1, mode="parallel", boxes="noised")
+    folder = drain(train(plan, network=narrow()))
+    card = read_card(folder)
+    assert card.arguments["mode"] == "parallel"
+    assert card.training["boxes"] == "noised"

@@ -23,7 +23,7 @@ from napari_celldetr.training.ablation_report import AblationReport, Outcome, Va
 from napari_celldetr.training.checkpoint import FREE
 from napari_celldetr.training.config import AblateConfig, TrainConfig
 from napari_celldetr.training.history import read_history
-from napari_celldetr.training.loop import make_folder
+from napari_celldetr.training.loop import DivergedError, make_folder
 from napari_celldetr.training.pools import load_pools
 from napari_celldetr.training.train import train
 from napari_celldetr.training.validation import Scores, Validation, load_validation
@@ -171,8 +171,9 @@ def _run(
     try:
         model = yield from train(TrainConfig(**own), network=network)
         run = yield from _measured(seed, model, validation, config)
-    except JobError as error:
+    except DivergedError as error:
         run = VariantRun(seed, failed=f"{error.message} Found: {error.found}")
+        make_folder(folder)
     result = asdict(run) | {"network": settings}
     _write(folder / RESULT, json.dumps(result, indent=2) + "\n")
     return run

@@ -141,8 +141,12 @@ class Work:
             kept.copy_(now)
 
 
-def _not_a_number(what: str, step: int, parts: dict[str, float]) -> JobError:
-    return JobError(
+class DivergedError(JobError):
+    """The loss or its gradient stopped being a number."""
+
+
+def _not_a_number(what: str, step: int, parts: dict[str, float]) -> DivergedError:
+    return DivergedError(
         f"The {what} is not a number at step {step}.",
         expected=f"a finite {what}",
         found=json.dumps(parts),
@@ -157,7 +161,8 @@ def run(work: Work) -> Job[nn.Module]:
     settings in ``config.output`` is continued: the result is that of an uninterrupted run on the
     same machine.
 
-    Raises `JobError` when the folder holds another run, or the loss stops being a number.
+    Raises `JobError` when the folder holds another run or cannot be written to, `DivergedError`
+    when the loss stops being a number.
     """
     config, folder = work.config, Path(work.config.output)
     first, known = 0, None
