@@ -396,6 +396,8 @@ def test_what_a_folder_cannot_hold_is_refused(tmp_path):
     shares = make_field(cells=0, complete=False, composition=np.array([0, 1, 0]))
     refuse(save_points_folder, [shares], "save_composition_folder")
     refuse(save_composition_folder, [make_field()], "class shares")
+    other = replace(shares, name="g", class_names=("x", "y", "z"))
+    refuse(save_composition_folder, [shares, other], "other classes than before")
     refuse(save_instances_folder, [make_field()], "no map")
     one = np.zeros((20, 30), np.int32)
     one[2:4, 2:4] = 1
@@ -407,6 +409,20 @@ def test_what_a_folder_cannot_hold_is_refused(tmp_path):
     (tmp_path / "full" / "x").touch()
     with pytest.raises(DataError, match="new or empty folder"):
         save_points_folder([make_field()], tmp_path / "full")
+
+
+def test_instances_may_have_splits(tmp_path):
+    root = tiny_sets.instances_folder(tmp_path / "set")
+    table = root / "split.csv"
+    table.write_text("image,patient,split\n07_1.png,A,val\n08_1.png,B,train\ngone.png,C,test\n")
+    (spec,) = parse_data(f"instances:{root}")
+    assert [f.group for f in load_fields(spec, class_names=(), split="val")] == ["A"]
+    with pytest.raises(DataError, match=r"gives no fields.*'test'"):
+        load_fields(spec, class_names=(), split="test")
+    with pytest.raises(DataError, match=r"no split 'x'.*test, train, val"):
+        load_fields(spec, class_names=(), split="x")
+    (pool,) = load_pools(tiny_sets.config(tmp_path, data=f"instances:{root}"))
+    assert [f.group for f in pool.fields] == ["B"]
 
 
 @pytest.mark.parametrize(

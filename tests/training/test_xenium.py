@@ -11,7 +11,9 @@ from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.synthetic import HE_CLASSES, make_he_slide
 from napari_celldetr.training.alignment import Alignment, check_alignment, read_alignment
 from napari_celldetr.training.classes import ClassMap
+from napari_celldetr.training.datasets import load_points_folder
 from napari_celldetr.training.label_files import Parts
+from napari_celldetr.training.save_fields import save_points_folder
 from napari_celldetr.training.xenium import read_nuclei, read_xenium
 
 ALL = Parts({})
@@ -266,3 +268,31 @@ def test_the_split_file_names_the_run(run):
     assert {f.group for f in fields} == {"P4"}
     (run / "split.csv").write_text("image,patient,split\nrun,P4,val\nother,P5,train\n")
     assert not list(read_xenium(run, CLASSES, Parts.of(run, "train")))
+
+
+@pytest.mark.parametrize("kind", ["int64", "binary", "dictionary"])
+def test_ids_have_been_stored_in_many_ways(tmp_path, kind):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    ids = pa.array([4, 15])
+    if kind != "int64":
+        ids = ids.cast(pa.string())
+        ids = ids.cast(pa.binary()) if kind == "binary" else ids.dictionary_encode()
+    table = pa.table({"cell_id": ids, "x_centroid": [1.0, 2.0], "y_centroid": [3, 4]})
+    parquet.write_table(table, tmp_path / "cells.parquet")
+    nuclei = read_nuclei(tmp_path)
+    assert nuclei.cell_ids == ["4", "15"]
+    np.testing.assert_array_equal(nuclei.centres_um, [[1, 3], [2, 4]])
+
+
+def test_a_run_can_be_converted_once(run, tmp_path):
+    fields = read(run, tile=400)
+    assert save_points_folder(fields, tmp_path / "points") == len(fields)
+    found = load_points_folder(tmp_path / "points", mpp=MPP, class_names=HE_CLASSES)
+    for old, new in zip(sorted(fields, key=lambda f: f.name), found, strict=True):
+        assert (new.group, new.complete) == ("run", False)
+        np.testing.assert_allclose(new.points, old.points, atol=1e-3)
+        np.testing.assert_allclose(new.sizes, old.sizes, atol=1e-3)
+        np.testing.assert_array_equal(new.class_ids, old.class_ids)
+        np.testing.assert_array_equal(new.valid, old.valid)

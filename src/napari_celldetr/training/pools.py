@@ -111,8 +111,16 @@ def iter_fields(
 def load_fields(
     spec: DataSpec, *, class_names: Sequence[str], split: str | None = None
 ) -> list[Field]:
-    """All of `iter_fields`; names of classes outside `class_names` are refused."""
-    return list(iter_fields(spec, class_names=class_names, split=split))
+    """All of `iter_fields`. Raises `DataError` also when there are none."""
+    fields = list(iter_fields(spec, class_names=class_names, split=split))
+    if not fields:
+        raise DataError(
+            f"The data set {spec.folder.name!r} gives no fields.",
+            expected="annotated images" + (f" of the split {split!r}" if split else ""),
+            found="none",
+            remedy=f"check the folder, and the names in {SPLIT_FILE}",
+        )
+    return fields
 
 
 def load_pools(config: TrainConfig) -> list[Pool]:

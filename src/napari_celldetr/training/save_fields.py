@@ -41,15 +41,19 @@ def save_composition_folder(fields: Iterable[Field], root: str | Path) -> int:
 
     Raises `DataError` as `save_points_folder` does, and for fields without a composition.
     """
-    lines: list[list[Any]] = []
+    lines: list[list[str]] = []
+    names: set[tuple[str, ...]] = set()
 
     def keep(field: Field, root: Path) -> None:
-        if field.composition is None:
-            raise _refused(field, "class shares", "none")
+        names.add(field.class_names)
+        if field.composition is None or len(names) > 1:
+            found = "none" if field.composition is None else "other classes than before"
+            raise _refused(field, "class shares, of the same classes everywhere", found)
         lines.append([f"{field.name}.png", *(f"{v:.6f}" for v in field.composition)])
-        _table(root / "composition.csv", ["image", *field.class_names], lines)
 
-    return _save(fields, Path(root), (), keep)
+    count = _save(fields, Path(root), (), keep)
+    _table(Path(root) / "composition.csv", ["image", *(names.pop() if names else ())], lines)
+    return count
 
 
 def _save(

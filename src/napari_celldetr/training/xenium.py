@@ -221,23 +221,26 @@ def read_columns(
             "no " + ", ".join(lacking),
             "check that the table belongs to a Xenium run",
         )
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    return {n: _as_text(v) if n in text else _as_number(v, n, path) for n, v in columns.items()}
+    return {
+        name: _as_text(table[name]) if name in text else _as_number(table[name], name, path)
+        for name in table.column_names
+    }
 
 
 def _there(names: Sequence[str], needed: Sequence[str], optional: Sequence[str]) -> list[str]:
     return [name for name in names if name in (*needed, *optional)]
 
 
-def _as_text(values: NDArray[Any]) -> NDArray[Any]:
-    """Text whatever the type: ids have been numbers, bytes and strings."""
-    words = [v.decode() if isinstance(v, bytes) else "" if v is None else str(v) for v in values]
-    return np.array(words, object)
+def _as_text(column: Any) -> NDArray[Any]:
+    """Text whatever the type: ids have been numbers, bytes and strings; '' for none."""
+    import pyarrow as pa
+
+    return np.asarray(column.cast(pa.string()).fill_null("").to_numpy(), object)
 
 
-def _as_number(values: NDArray[Any], name: str, path: Path) -> NDArray[np.float64]:
+def _as_number(column: Any, name: str, path: Path) -> NDArray[np.float64]:
     try:
-        return np.asarray(values, np.float64)
+        return np.asarray(column.to_numpy(), np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"Table {path.name!r}: column {name!r} holds no numbers.",
