@@ -23,9 +23,9 @@ LEAST_OF_EACH = 10
 """Right and wrong cells below which nothing can be fitted."""
 _EDGE = 1e-7
 _STEPS = 100
-# What is known beforehand, "the scores are calibrated", weighs as much as about one cell. It
-# keeps the fit finite where scores part right from wrong without an error.
-_PRIOR = 1.0
+# What is known beforehand, "the scores are calibrated", weighs far less than one cell. It keeps
+# the fit finite where scores part right from wrong without an error.
+_PRIOR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def fit_scores(scores: Any, right: Any) -> Calibration:
     """Scale and shift of the highest likelihood that scores tell right from wrong.
 
     Newton's method on the binary cross-entropy, with steps halved until it falls; it is convex,
-    so there is one answer. A prior worth about one cell holds it at scale 1, shift 0.
+    so there is one answer. A prior worth far less than one cell draws it to scale 1, shift 0.
 
     Parameters
     ----------
@@ -243,21 +243,37 @@ def cross_fitted(
     Returns
     -------
     (N,) or None
-        None where there are fewer than two groups or some part cannot be fitted.
+        None where there are fewer than two groups or some part leaves too little to fit.
     """
     value, true = np.asarray(scores, np.float64), np.asarray(right, bool)
-    number: dict[Hashable, int] = {}
-    part = np.array([number.setdefault(g, len(number)) for g in groups], np.int64) % folds
-    if len(number) < 2:
-        return None
     result = np.empty_like(value)
-    for k in np.unique(part):
-        here = part == k
+    for here in _parts(groups, folds):
         rest = true[~here]
         if min(int(rest.sum()), int((~rest).sum())) < LEAST_OF_EACH:
             return None
         result[here] = fit_scores(value[~here], rest).score(value[here])
-    return result
+    return None if len(set(groups)) < 2 else result
+
+
+def cross_fitted_shares(
+    p: Any, class_ids: Any, groups: Sequence[Hashable], *, folds: int = 5
+) -> Floats | None:
+    """`cross_fitted` for class probabilities (N, K) and true classes (N,) that are all known."""
+    value, ids = np.asarray(p, np.float64), np.asarray(class_ids, np.int64)
+    result = np.empty_like(value)
+    for here in _parts(groups, folds):
+        if int((~here).sum()) < LEAST_OF_EACH:
+            return None
+        temperature = fit_class_temperature(value[~here], ids[~here])
+        result[here] = Calibration(class_temperature=temperature).shares(value[here])
+    return None if len(set(groups)) < 2 else result
+
+
+def _parts(groups: Sequence[Hashable], folds: int) -> list[NDArray[np.bool_]]:
+    """Masks (N,) of the parts that groups are dealt into, in the order in which they come."""
+    number: dict[Hashable, int] = {}
+    part = np.array([number.setdefault(g, len(number)) for g in groups], np.int64) % folds
+    return [part == k for k in np.unique(part)]
 
 
 def _too_little(expected: str, found: str) -> DataError:

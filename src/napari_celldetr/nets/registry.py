@@ -42,6 +42,13 @@ def model_folders() -> list[Path]:
     return [p for p in [*extra, *own] if p.is_dir()]
 
 
+def is_shipped(folder: str | Path) -> bool:
+    """Whether a model folder is one that came with this package, not a user's own."""
+    package = Path(__file__).resolve().parents[1]
+    home = Path(folder).resolve().parent
+    return home in (package / "models", package.parents[1] / "models")
+
+
 def list_models() -> list[ModelCard]:
     """Cards of all models that can be found, by name; a name found first hides later ones.
 

@@ -1,10 +1,12 @@
-"""How well a model finds annotated cells: point F1 overall and per class, with intervals."""
+"""How well a model finds annotated cells: published figures per data set, with intervals."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,15 @@ import numpy as np
 from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.config import check, to_json
 from napari_celldetr.core.detections import Detections
-from napari_celldetr.core.errors import DataError, JobError
+from napari_celldetr.core.errors import ConfigError, DataError, JobError
 from napari_celldetr.core.metrics import PointField, PointScores, point_scores
 from napari_celldetr.core.predictor import NUMERICAL, Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.nets.registry import load_model
+from napari_celldetr.training.calibrate import CalibrationReport, calibrate
 from napari_celldetr.training.config import EvaluateConfig
 from napari_celldetr.training.datasets import Field, resample
+from napari_celldetr.training.figures import BOOTSTRAP, Judged, SetFigures, set_figures
 from napari_celldetr.training.pools import load_fields
 from napari_celldetr.training.specs import DataSpec, parse_data
 
@@ -27,8 +31,9 @@ from napari_celldetr.training.specs import DataSpec, parse_data
 class EvaluationReport:
     """Scores per data set, with what was evaluated and how long it took.
 
-    `scores` maps the data set's folder name to `PointScores`; radii there are in px at the
-    model's scale.
+    `scores` maps the data set's folder name to `PointScores`, `figures` to everything else that
+    was measured; radii there are in px at the model's scale. `calibration` is what was fitted,
+    where asked for.
     """
 
     model: str
@@ -40,6 +45,8 @@ class EvaluationReport:
     seconds: float
     megapixels: float
     config: dict[str, Any]
+    figures: dict[str, SetFigures] = field(default_factory=dict)
+    calibration: CalibrationReport | None = None
 
     def as_text(self) -> str:
         """The report for people."""
@@ -48,7 +55,12 @@ class EvaluationReport:
             f"score ≥ {self.threshold:g}; a cell counts within {self.radius_um:g} µm "
             f"({self.radius_um / self.mpp:g} px). Intervals: 95 %, bootstrap over fields."
         )
-        parts = [f"\n{name}\n{scores.to_text()}" for name, scores in self.scores.items()]
+        parts = []
+        for name, scores in self.scores.items():
+            parts.append(f"\n{name}\n{scores.to_text()}")
+            parts += [f"\n{self.figures[name].to_text()}"] if name in self.figures else []
+        if self.calibration is not None:
+            parts.append(f"\n{self.calibration.as_text()}")
         speed = 1000 * self.seconds / max(self.megapixels, 1e-9)
         tail = f"\n{self.megapixels:.2f} Mpx in {self.seconds:.1f} s ({speed:.0f} ms/Mpx)."
         return "\n".join([head, *parts, tail, RESEARCH_USE])
@@ -62,6 +74,8 @@ class EvaluationReport:
             "threshold": self.threshold,
             "radius_um": self.radius_um,
             "scores": {name: s.to_dict() for name, s in self.scores.items()},
+            "figures": {name: f.to_dict() for name, f in self.figures.items()},
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "seconds": self.seconds,
             "megapixels": self.megapixels,
             "config": self.config,
@@ -83,33 +97,52 @@ def evaluate(
     JobError
         When the network gives values that are not numbers.
     """
-    check(config)
+    radii = _radii(check(config))
     if predictor is None:
         predictor = load_model(config.model, device=config.device, flips=config.flips)
+    if config.calibrate and hasattr(predictor, "with_class_columns"):
+        predictor = predictor.with_class_columns()
     card = predictor.card
     # Where classes are measured, or only nuclei are found, the data's own do not apply.
     names = () if card.class_rule or len(card.class_names) < 2 else card.class_names
     sets = [(spec, _fields(config, spec, names)) for spec in parse_data(config.data)]
     total = sum(len(fields) for _, fields in sets)
     threshold = card.threshold if config.threshold is None else config.threshold
-    started = time.monotonic()
-    done, pixels = 0, 0
+    done, pixels, seconds = 0, 0, 0.0
     scores: dict[str, PointScores] = {}
+    figures: dict[str, SetFigures] = {}
+    judged: list[tuple[str, list[Judged]]] = []
     for spec, fields in sets:
         items = []
-        for field in fields:
-            small = resample(field, card.mpp)
+        for one in fields:
+            started = time.monotonic()
+            small = resample(one, card.mpp)
             found = found_cells(predictor, small)
             pixels += small.image.shape[0] * small.image.shape[1]
-            items.append(point_field(small, found.above(threshold)))
-            done += 1
-            yield Progress(done, total, field.name, seconds=time.monotonic() - started)
+            items.append(Judged(*where_labels_speak(small, found), card.mpp))
+            done, seconds = done + 1, seconds + time.monotonic() - started
+            yield Progress(done, total, one.name, seconds=seconds)
         labelled = any((f.class_ids >= 0).any() for f in fields)
-        scores[_name(spec, scores)] = point_scores(
-            items,
+        name = _name(spec, scores)
+        judged.append((name, items))
+        scores[name] = point_scores(
+            [item.points(threshold) for item in items],
             config.radius_um / card.mpp,
             class_names=card.class_names if labelled else (),
-            bootstrap=1000,
+            bootstrap=BOOTSTRAP,
+        )
+        figures[name] = set_figures(
+            items,
+            radii_um=radii,
+            radius_um=config.radius_um,
+            threshold=threshold,
+            class_names=card.class_names if labelled else (),
+            best_threshold=config.best_threshold,
+        )
+    fitted = None
+    if config.calibrate:
+        fitted = calibrate(
+            card, judged, radius_um=config.radius_um, threshold=threshold, classes=bool(names)
         )
     return EvaluationReport(
         card.name,
@@ -118,10 +151,49 @@ def evaluate(
         threshold,
         config.radius_um,
         scores,
-        time.monotonic() - started,
+        seconds,
         pixels / 1e6,
         json.loads(to_json(config)),
+        figures,
+        fitted,
     )
+
+
+def _radii(config: EvaluateConfig) -> Sequence[float]:
+    radii = (config.radius_um, *config.radii_um)
+    if not all(isinstance(r, int | float) and math.isfinite(r) and 0.1 <= r <= 50 for r in radii):
+        raise ConfigError(
+            "Setting 'radii_um' is not valid.",
+            expected="radii of 0.1 to 50 µm",
+            found=", ".join(repr(r) for r in radii),
+            remedy="change 'More radii'",
+        )
+    return radii
+
+
+def where_labels_speak(field: Field, found: Detections) -> tuple[Field, Detections]:
+    """Labels and found cells without what lies where a field's labels say nothing."""
+    if field.valid is None:
+        return field, found
+    kept = np.flatnonzero(_inside(field, field.points))
+    return (
+        replace(
+            field,
+            points=field.points[kept],
+            sizes=field.sizes[kept],
+            class_ids=field.class_ids[kept],
+            # Row i belongs to id i + 1: a map with rows left out would say something else.
+            instances=field.instances if len(kept) == len(field) else None,
+        ),
+        found.select(_inside(field, found.centres)),
+    )
+
+
+def _inside(field: Field, points: Any) -> Any:
+    assert field.valid is not None
+    height, width = field.valid.shape
+    column, row = np.floor(np.asarray(points, np.float64).reshape(-1, 2)).astype(np.int64).T
+    return field.valid[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
 
 
 def _name(spec: DataSpec, taken: dict[str, PointScores]) -> str:
@@ -173,4 +245,5 @@ def point_field(field: Field, found: Detections) -> PointField:
         field.class_ids.astype(np.int64),
         found.class_ids.astype(np.int64),
         field.name,
+        np.asarray(found.scores, np.float64),
     )
