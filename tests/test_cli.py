@@ -23,6 +23,7 @@ import tifffile
 from fakes import FakePredictor, Faults, cell_field, draw_cells, fake_card, spaced_centres
 from PIL import Image
 from safetensors.numpy import save_file
+from scipy import ndimage
 
 from napari_celldetr import RESEARCH_USE, __version__
 from napari_celldetr.cli import COMMANDS, main
@@ -537,6 +538,120 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, capsys):
     whole = [*words[:3], str(tmp_path / "whole.csv"), "--batch", "1", *SMALL_TILES]
     assert main([*whole, "--fresh"]) == Exit.OK
     assert (tmp_path / "whole.csv").read_bytes() == out.read_bytes()
+
+
+# --- training ------------------------------------------------------------------------------
+
+SHORT = ("--batch", "1", "--crop", "64", "--steps", "2", "--warmup", "1", "--workers", "0")
+SHORT += ("--device", "cpu", "--precision", "float32")
+
+
+@pytest.fixture
+def labelled(tmp_path, monkeypatch):
+    """Two patients' fields with labelled points, as a data word."""
+    # What a command may do to its own process, it must not do to that of the tests.
+    monkeypatch.setattr("napari_celldetr.training.memory.keep_memory", lambda: False)
+    folder = tmp_path / "fields"
+    for part in ("images", "points"):
+        (folder / part).mkdir(parents=True)
+    centres = spaced_centres((96, 96))
+    kinds = [("red", "blue")[bool(i % 3)] for i in range(len(centres))]
+    rows = [f"{x - 0.5:.2f},{y - 0.5:.2f},{k}" for (x, y), k in zip(centres, kinds, strict=True)]
+    for patient in ("01", "02"):
+        Image.fromarray(draw_cells((96, 96), centres)).save(folder / "images" / f"{patient}_a.png")
+        text = "\n".join(["x,y,class", *rows]) + "\n"
+        (folder / "points" / f"{patient}_a.csv").write_text(text)
+    return f"points:{folder}@0.5"
+
+
+def test_train_says_where_to_watch_and_how_it_validates(labelled, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["train", "--data", labelled, "--output", str(out), "--classes", "red,blue"]
+    words += ["--hold-out", "02", "--validation", labelled, "--name", "mine", *SHORT]
+    assert main(words) == Exit.OK
+    shown, err = capsys.readouterr()
+    assert f"Watch it in a browser: {out / 'progress.html'}" in err
+    assert "Validation, F1" in shown
+    assert ["step", "detection", "class", "mean", "red", "blue", "threshold"] in [
+        line.split() for line in shown.splitlines()
+    ]
+    assert f"Trained model: {out / 'mine'}" in shown
+    assert RESEARCH_USE in shown
+    card = json.loads((out / "mine" / "card.json").read_text())
+    assert card["training"]["precision"] == "float32"
+    assert card["class_names"] == ["red", "blue"]
+    words += ["--seed", "1"]
+    assert "other settings" in refused(words, capsys)
+    assert main([*words, "--fresh"]) == Exit.OK
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ("", "No data set is named"),
+        ("fields", "fields"),
+        ("points:fields@wide", "points:fields@wide"),
+        ("points:nowhere", "nowhere"),
+    ],
+)
+def test_a_training_that_cannot_begin_names_what_is_wrong(data, named, labelled, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert named in refused(["train", "--data", data, "--output", out, *SHORT], capsys)
+    assert not out.exists()
+
+
+def test_pretrain_leads_to_train(labelled, tmp_path, capsys):
+    folder = Path(labelled.removeprefix("points:").removesuffix("@0.5"))
+    (folder / "instances").mkdir()
+    for picture in (folder / "images").iterdir():
+        dark = np.asarray(Image.open(picture)).mean(axis=2) < 230
+        ids, _ = ndimage.label(dark)
+        Image.fromarray(ids.astype(np.uint16)).save(folder / "instances" / picture.name)
+    out = tmp_path / "pre"
+    words = ["pretrain", "--data", f"instances:{folder}@0.5", "--output", str(out), *SHORT]
+    assert main(words) == Exit.OK
+    assert f"celldetr train --init {out / 'celldetr-pretrained'}" in capsys.readouterr().out
+    model = out / "celldetr-pretrained"
+    slide = write_slide(tmp_path / "s.tif", draw_cells((96, 96), spaced_centres((96, 96))))
+    words = ["detect", slide, "-o", tmp_path / "c.csv", "--model", model]
+    assert "cannot detect" in refused(words, capsys)
+    words = ["train", "--init", str(model), "--data", labelled, "--classes", "red,blue"]
+    assert main([*words, "--output", str(tmp_path / "run"), *SHORT]) == Exit.OK
+
+
+def test_ablate_prints_its_table_and_reads_it_back(labelled, tmp_path, capsys):
+    out = tmp_path / "ablation"
+    words = ["ablate", "--data", labelled, "--output", str(out), "--classes", "red,blue"]
+    words += ["--hold-out", "02", "--variants", "coupled", *SHORT]
+    assert main(words) == Exit.OK
+    first = capsys.readouterr().out
+    assert "variant" in first
+    assert "coupled" in first
+    assert str(out / "ablation.md") in first
+    assert main(words) == Exit.OK
+    assert capsys.readouterr().out == first
+    assert "no such variant" in refused([*words, "--variants", "none of ours"], capsys)
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain", "ablate"])
+def test_an_interrupted_training_says_that_it_goes_on(command, labelled, monkeypatch, capsys):
+    def job(config):
+        yield Progress(1, 9, "step 1 of 9")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"napari_celldetr.training.{command}.{command}", job)
+    assert main([command, "--data", labelled]) == Exit.INTERRUPTED
+    assert "the same command again" in capsys.readouterr().err
+
+
+def test_training_keeps_its_memory(labelled, monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        "napari_celldetr.training.memory.keep_memory", lambda: called.append(1) or True
+    )
+    for command in ("train", "pretrain", "ablate"):
+        assert main([command, "--data", "nonsense"]) == Exit.ERROR
+    assert len(called) == 3
 
 
 # --- with the real model -------------------------------------------------------------------

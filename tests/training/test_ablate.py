@@ -9,6 +9,7 @@ from tiny_sets import config, points_folder
 
 from napari_celldetr.core.errors import ConfigError, DataError, JobError
 from napari_celldetr.core.progress import drain
+from napari_celldetr.nets.card import read_card
 from napari_celldetr.nets.celldetr import CellDETRConfig
 from napari_celldetr.nets.criterion import Criterion
 from napari_celldetr.nets.registry import load_network
@@ -125,6 +126,17 @@ def test_another_ablation_in_the_folder_is_refused(root):
     with pytest.raises(JobError, match="cannot be read"):
         run(plan(root, variants="reference"))
     run(plan(root, variants="reference", crop=128, fresh=True))
+
+
+def test_networks_tied_to_a_window_get_that_of_the_crop(root):
+    tied = narrow(query_source="learned", geometry="sigmoid", dense_class_weight=0.0)
+    variants = {"reference": narrow(), "tied": tied}
+    report = drain(ablate(plan(root, variants="tied", steps=1), variants=variants))
+    assert report.outcomes[0].changes["window"] == 64
+    # 240 for 256 × 256 px.
+    assert report.outcomes[0].changes["queries"] == 15
+    card = read_card(root / "ablation" / "tied-seed0" / "model")
+    assert card.arguments["window"] == 64
 
 
 # --- the table -------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,17 +43,33 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
 def follow_training(
     job: Job[T], screen: Screen, title: str, output: str
 ) -> tuple[T, Progress] | None:
-    """Run a job of training, having said where to watch it; None after Ctrl-C."""
+    """Run a job of training, saying where to watch it; None after Ctrl-C."""
     from napari_celldetr.training.memory import keep_memory
-    from napari_celldetr.training.monitor import PAGE
 
     keep_memory()
-    screen.note(f"Watch it in a browser: {(Path(output) / PAGE).absolute()}")
     try:
-        return screen.follow(job, title, unit="steps")
+        return screen.follow(_announced(job, screen, Path(output)), title, unit="steps")
     except Interrupted as stop:
         screen.note(
             f"Interrupted at step {stop.step.done} of {stop.step.total}. Run the same command "
             "again and it goes on from the last checkpoint."
         )
         return None
+
+
+def _announced(job: Job[T], screen: Screen, output: Path) -> Job[T]:
+    # Once the page is there: what is refused is not to be watched.
+    from napari_celldetr.training.monitor import PAGE
+
+    said = False
+    with contextlib.closing(job):
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            if not said and (output / PAGE).is_file():
+                screen.note(f"Watch it in a browser: {(output / PAGE).absolute()}")
+                said = True
+            yield step

@@ -59,6 +59,8 @@ def ablate(
         from napari_celldetr.nets.variants import ablation_variants
 
         variants = ablation_variants(len(config.class_names))
+    variants = {name: _fitted(network, config.crop) for name, network in variants.items()}
+    reference = next(iter(variants.values()))
     chosen = _chosen(config, variants)
     validation = _validation(config)
     folder = Path(config.output)
@@ -66,7 +68,6 @@ def ablate(
         _refuse_other(folder, config)
     make_folder(folder)
     plan = [(name, i) for name in chosen for i in range(config.repeats)]
-    reference = next(iter(chosen.values()))
     outcomes = {name: Outcome(name, _changes(reference, chosen[name])) for name in chosen}
     report = AblationReport(tuple(outcomes.values()), json.loads(to_json(config)))
     for done, (name, repeat) in enumerate(plan):
@@ -78,6 +79,14 @@ def ablate(
         _write(folder / TABLE, json.dumps(report.as_dict(), indent=2) + "\n")
         _write(folder / MARKDOWN, report.as_markdown())
     return report
+
+
+def _fitted(network: CellDETRConfig, crop: int) -> CellDETRConfig:
+    """A network tied to a window, with the window and the queries of a crop of that side."""
+    if network.geometry != "sigmoid" or network.window == crop:
+        return network
+    queries = max(round(network.queries * (crop / network.window) ** 2), 1)
+    return replace(network, window=crop, queries=queries)
 
 
 def _chosen(config: AblateConfig, variants: dict[str, CellDETRConfig]) -> dict[str, CellDETRConfig]:
