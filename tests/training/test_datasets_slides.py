@@ -196,6 +196,23 @@ def test_files_old_new_and_compressed(folder):
     assert len(read(folder)) == 1
 
 
+def test_what_the_package_exports_comes_back(folder):
+    from napari_celldetr.core.detections import Detections
+    from napari_celldetr.pipeline.qupath import write_geojson
+
+    low = np.random.default_rng(1).uniform(40, 300, (30, 2)).round(2)
+    boxes = np.concatenate([low, low + np.array([9.5, 7.25])], axis=1).astype(np.float32)
+    ids = np.array([0, 1, -1] * 10, np.int16)
+    cells = Detections(boxes, np.ones(30, np.float32), ids, ("tumour", "lymphocyte")).ordered()
+    write_geojson(cells, folder / "s.geojson")
+    (field,) = read(folder)
+    x, y = (int(v) for v in field.name.split("_")[1:])
+    origin = np.maximum([x - 24, y - 24], 0)
+    np.testing.assert_allclose(field.points + origin, cells.centres, atol=0.02)
+    np.testing.assert_allclose(field.sizes, cells.boxes[:, 2:] - cells.boxes[:, :2], atol=0.02)
+    np.testing.assert_array_equal(field.class_ids, cells.class_ids)
+
+
 def test_slides_elsewhere_and_pixel_size_given(folder, tmp_path_factory, slide_file):
     labels = tmp_path_factory.mktemp("labels")
     tiny_sets.geojson(labels / "s.tif.geojson", [region(50, 50, 100, 100)])

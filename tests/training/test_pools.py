@@ -409,6 +409,8 @@ def test_what_a_folder_cannot_hold_is_refused(tmp_path):
     (tmp_path / "full" / "x").touch()
     with pytest.raises(DataError, match="new or empty folder"):
         save_points_folder([make_field()], tmp_path / "full")
+    with pytest.raises(DataError, match="room enough"):
+        save_points_folder([make_field()], tmp_path / "full" / "x" / "below a file")
 
 
 def test_instances_may_have_splits(tmp_path):

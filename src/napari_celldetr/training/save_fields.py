@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_celldetr.core.errors import DataError
 from napari_celldetr.training.fields import Field
 from napari_celldetr.training.label_files import SPLIT_FILE, data_error
 
@@ -21,8 +22,8 @@ def save_points_folder(fields: Iterable[Field], root: str | Path) -> int:
     Kept are images, centres, sizes, classes, groups, `complete` and `valid`; fields are written
     as they come, so an iterator of a large set fits. Not kept are instance maps. µm/px is not
     part of the layout, so all fields must have the same. Raises `DataError` for that, for a
-    folder that holds something, for names that are used twice or are no file names, and for
-    fields that know only their composition.
+    folder that holds something or cannot be written, for names that are used twice or are no
+    file names, and for fields that know only their composition.
     """
     return _save(fields, Path(root), ("points",), _write_points)
 
@@ -51,12 +52,33 @@ def save_composition_folder(fields: Iterable[Field], root: str | Path) -> int:
             raise _refused(field, "class shares, of the same classes everywhere", found)
         lines.append([f"{field.name}.png", *(f"{v:.6f}" for v in field.composition)])
 
-    count = _save(fields, Path(root), (), keep)
-    _table(Path(root) / "composition.csv", ["image", *(names.pop() if names else ())], lines)
-    return count
+    def finish(root: Path) -> None:
+        _table(root / "composition.csv", ["image", *(names.pop() if names else ())], lines)
+
+    return _save(fields, Path(root), (), keep, finish)
 
 
 def _save(
+    fields: Iterable[Field],
+    root: Path,
+    folders: Sequence[str],
+    write: Callable[[Field, Path], None],
+    finish: Callable[[Path], None] = lambda root: None,
+) -> int:
+    try:
+        count = _save_all(fields, root, folders, write)
+        finish(root)
+    except OSError as error:
+        raise DataError(
+            f"The folder {root.name!r} cannot be written.",
+            expected="a folder that can be written to, with room enough",
+            found=error.strerror or type(error).__name__,
+            remedy="choose another one; what is in this one is not whole",
+        ) from error
+    return count
+
+
+def _save_all(
     fields: Iterable[Field],
     root: Path,
     folders: Sequence[str],
