@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -26,7 +27,7 @@ from safetensors.numpy import save_file
 from scipy import ndimage
 
 from napari_celldetr import RESEARCH_USE, __version__
-from napari_celldetr.cli import COMMANDS, main
+from napari_celldetr.cli import COMMANDS, build_parser, main
 from napari_celldetr.cli.exits import Exit
 from napari_celldetr.cli.flags import add_config_flags, config_from
 from napari_celldetr.cli.outputs import plan_outputs
@@ -35,6 +36,8 @@ from napari_celldetr.core.config import DetectConfig, Field, describe
 from napari_celldetr.core.errors import ExportError, JobError
 from napari_celldetr.core.progress import Progress
 from napari_celldetr.pipeline.export import read_detections
+from napari_celldetr.training.config import AblateConfig, PretrainConfig, TrainConfig
+from napari_celldetr.training.specs import parse_data
 
 SIZE = (700, 500)
 CENTRES = spaced_centres(SIZE)
@@ -642,6 +645,23 @@ def test_an_interrupted_training_says_that_it_goes_on(command, labelled, monkeyp
     monkeypatch.setattr(f"napari_celldetr.training.{command}.{command}", job)
     assert main([command, "--data", labelled]) == Exit.INTERRUPTED
     assert "the same command again" in capsys.readouterr().err
+
+
+def documented() -> list[str]:
+    """Every example of a `celldetr` command in docs/cli.md."""
+    text = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    blocks = "\n".join(text.split("```")[1::2]).replace("\\\n", " ")
+    return [line for line in blocks.splitlines() if line.startswith("celldetr ")]
+
+
+@pytest.mark.parametrize("example", documented())
+def test_the_documented_commands_are_commands(example):
+    words = shlex.split(example, comments=True)[1:]
+    args = build_parser(words).parse_args(words)
+    configs = {"train": TrainConfig, "pretrain": PretrainConfig, "ablate": AblateConfig}
+    if args.command in configs:
+        config = config_from(args, configs[args.command])
+        assert parse_data(config.data or f"points:{config.images}")
 
 
 def test_training_keeps_its_memory(labelled, monkeypatch):
