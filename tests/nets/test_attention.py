@@ -86,6 +86,29 @@ def test_gradients_of_value_locations_and_weights(backend):
     )
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_gradients_are_the_reference_s(seed):
+    rng = random.Random(seed)
+    # Sides by which places divide without rounding: both forms see the same side of a kink.
+    sides = (1, 2, 4, 8) if seed % 2 else (1, 3, 5, 6)
+    shapes = [(rng.choice(sides), rng.choice(sides)) for _ in range(rng.randint(1, 3))]
+    value, where, weights = case(
+        shapes, batch=rng.randint(1, 3), spread=rng.choice([0.5, 1.5, 4.0]), seed=seed
+    )
+    if seed % 2:
+        # Exactly on pixel centres and halfway between, where bilinear weights have their kinks.
+        wide = torch.tensor([[w, h] for h, w in shapes])[:, None]
+        where = (where * wide * 2).round() / 2 / wide
+    wanted = torch.randn(*where.shape[:2], 8, generator=torch.Generator().manual_seed(seed))
+    found = []
+    for backend in ("embedding_bag", "grid_sample"):
+        inputs = [t.clone().requires_grad_() for t in (value, where, weights)]
+        deformable_attention(inputs[0], shapes, *inputs[1:], backend=backend).backward(wanted)
+        found.append([t.grad for t in inputs])
+    for fast, reference in zip(*found, strict=True):
+        torch.testing.assert_close(fast, reference, atol=2e-4, rtol=1e-4)
+
+
 def test_gradient_of_one_input_alone():
     shapes = [(3, 4)]
     for i in range(3):

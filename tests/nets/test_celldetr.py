@@ -213,6 +213,51 @@ def test_attention_mask_between_slots():
     assert not torch.allclose(first.embeddings[:, 3], second.embeddings[:, 3])
 
 
+@pytest.mark.parametrize("rep", ["not_first", "all"])
+def test_context_tokens_are_seen_and_see_no_cell(rep):
+    model = tiny(representation_self_attention=rep, context_tokens=2)
+    boxes = torch.rand(1, 5, 4) * 0.3 + 0.2
+    apart = torch.ones(5, 5, dtype=torch.bool).fill_diagonal_(False)
+    first = described(model, None, boxes, mask=apart)
+    assert first.embeddings.shape == (1, 5, 16)
+    assert first.logits[-1].shape == (1, 5, 3)
+    # Cells that may not see each other do not meet in the tokens either.
+    other = boxes.clone()
+    other[0, 4] = torch.tensor([0.8, 0.8, 0.2, 0.1])
+    second = described(model, None, other, mask=apart)
+    torch.testing.assert_close(first.embeddings[:, :4], second.embeddings[:, :4])
+    with torch.no_grad():
+        model.representation.context += torch.randn(2, 16)
+    assert not torch.allclose(
+        first.embeddings, described(model, None, boxes, mask=apart).embeddings
+    )
+
+
+def test_context_tokens_bring_in_the_whole_image():
+    # What lies far from the box matters, where it did not before.
+    torch.manual_seed(1)
+    for tokens in (0, 2):
+        model = tiny(encoder_layers=0, representation_self_attention="all", context_tokens=tokens)
+        with torch.no_grad():
+            encoded = model.encode(torch.randn(1, 3, 128, 128))
+            box = torch.tensor([[[0.2, 0.2, 0.1, 0.1]]])
+            first = model.represent(encoded, box)
+            far = (encoded.tokens[0, :, :2] - 0.2).abs().amax(-1) - encoded.tokens[0, :, 2] > 0.05
+            encoded.memory[0, far] += torch.randn(int(far.sum()), 16)
+            same = torch.equal(first.embeddings, model.represent(encoded, box).embeddings)
+        assert same == (tokens == 0)
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_context_tokens_learn(mode, decoupled):
+    model = tiny(
+        representation_self_attention="all", context_tokens=3, mode=mode, decoupled=decoupled
+    )
+    learn(model, [all_over(), no_cells()])
+    assert model.representation.context.grad.any()
+
+
 def test_an_embedding_sees_only_its_box():
     # Memory far from the box (beyond one bilinear neighbour) has no influence.
     model = tiny(encoder_layers=0)
@@ -296,6 +341,8 @@ def test_released_code_s_variant_lacks_the_first_self_attention_only():
         {"strides": (16, 8)},
         {"decoupled": "yes"},
         {"dense_class_weight": 0.5},
+        {"context_tokens": 2},
+        {"context_tokens": 65, "representation_self_attention": "all"},
     ],
 )
 def test_impossible_settings_are_refused(changes):

@@ -42,9 +42,8 @@ def deformable_attention(
     weights : (B, Q, M, L, P)
         Attention weights.
     backend : str
-        ``grid_sample`` is the reference, and the better choice for training; ``embedding_bag``
-        gathers all bilinear taps at once, many times faster on a CPU. Its gradient is the
-        reference's.
+        ``grid_sample`` is the reference; ``embedding_bag`` gathers all bilinear taps at once: on
+        a CPU six times faster forwards, and more than twice both ways together.
 
     Returns
     -------
@@ -77,9 +76,10 @@ def _by_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: T
 
 
 class _Gather(torch.autograd.Function):
-    """The fast form forwards, the reference's gradient backwards.
+    """All bilinear taps as rows of a table, both ways.
 
-    The backward pass of ``embedding_bag`` sorts every index and is slower than grid_sample's.
+    The backward pass of ``embedding_bag`` sorts every index, that of ``grid_sample`` wants the
+    table turned over; here rows are picked and added image by image, while they are in the cache.
     """
 
     @staticmethod
@@ -93,63 +93,135 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[:3]
-        inputs = [
-            t.detach().requires_grad_(w) for t, w in zip(ctx.saved_tensors, wanted, strict=True)
-        ]
-        value, locations, weights = inputs
-        with torch.enable_grad():
-            out = _by_grid_sample(value, ctx.shapes, locations, weights)
-        found = iter(torch.autograd.grad(out, [t for t in inputs if t.requires_grad], grad))
-        return (*(next(found) if w else None for w in wanted), None)
+        value, locations, weights = ctx.saved_tensors
+        found = _gradients(value, ctx.shapes, locations, weights, grad, ctx.needs_input_grad[0])
+        wanted = zip(found, (value, locations, weights), ctx.needs_input_grad, strict=False)
+        return (*(g.to(t.dtype) if g is not None and w else None for g, t, w in wanted), None)
 
 
 def _by_embedding_bag(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     batch, total, heads, size = value.shape
     queries = locations.shape[1]
-    rows, mix = _taps(locations, weights, shapes, total)
+    rows, offset = _places(locations, shapes, total)
+    mix = _mix(*_hats(offset, shapes, heads, weights.shape[-1]), weights)
     # Row of token s of image b and head m in the (B·S·M, D) table: (b·S + s)·M + m.
     table = value.reshape(batch * total * heads, size)
     out = F.embedding_bag(rows, table, mode="sum", per_sample_weights=mix.to(table.dtype))
     return out.view(batch, queries, heads * size)
 
 
-def _taps(locations: Tensor, weights: Tensor, shapes: Shapes, total: int) -> tuple[Tensor, Tensor]:
-    """Table rows (int32) and weights, both (B·Q·M, 4·L·P), of the four neighbours of all points.
+def _gradients(
+    value: Tensor,
+    shapes: Shapes,
+    locations: Tensor,
+    weights: Tensor,
+    grad: Tensor,
+    into_value: bool,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of value (if asked for), locations and weights, in the locations' dtype."""
+    batch, total, heads, size = value.shape
+    levels, points = weights.shape[-2:]
+    rows, offset = _places(locations, shapes, total, own_table=True)
+    near, far = _hats(offset, shapes, heads, points)
+    exact = value.to(locations.dtype).reshape(batch, total * heads, size)
+    grad = grad.to(locations.dtype).reshape(batch, -1, 1, size)
+    mix = _mix(near, far, weights).view(batch, -1, rows.shape[1], 1)
+    into = torch.zeros_like(exact) if into_value else None
+    # What each tap would add to the output, along the output's gradient.
+    dots = mix.new_empty(batch, mix.shape[1], rows.shape[1])
+    for i, own in enumerate(rows.view(batch, -1).long()):
+        picked = exact[i].index_select(0, own).view(*dots.shape[1:], size)
+        torch.sum(picked.mul_(grad[i]), -1, out=dots[i])
+        if into is not None:
+            torch.mul(mix[i], grad[i], out=picked)
+            into[i].scatter_add_(0, own[:, None].expand(-1, size), picked.view(-1, size))
+    by_place, by_weight = _tap_gradients(dots, offset, near, far, weights, shapes)
+    by_place = by_place.view(locations.shape) * locations.new_tensor(
+        [[w, h] for h, w in shapes]
+    ).view(levels, 1, 2)
+    return None if into is None else into.view(value.shape), by_place, by_weight
+
+
+def _tap_gradients(
+    dots: Tensor, offset: Tensor, near: Tensor, far: Tensor, weights: Tensor, shapes: Shapes
+) -> tuple[Tensor, Tensor]:
+    # Gradients of places (in pixels) and weights from those of the four taps' shares. Slopes are
+    # those to the right, as grid_sample's, which matters for points on pixel centres.
+    levels, points = weights.shape[-2:]
+    taps = dots.view(-1, 4, levels * points)
+    pairs = (-1, levels * points, 2)
+    falls = ((offset >= 0) & (offset < 1)).to(offset.dtype)
+    near_slope = ((offset >= -1) & (offset < 0)).to(offset.dtype) - falls
+    far_slope = falls - ((offset >= 1) & (offset < 2)).to(offset.dtype)
+    if any(1 in shape for shape in shapes):
+        far_slope *= _has_neighbour(shapes, points, weights.shape[2], like=far_slope)
+    (left, upper), (right, lower) = (t.view(pairs).unbind(-1) for t in (near, far))
+    share = weights.reshape(-1, levels * points)
+    above = left * taps[:, 0] + right * taps[:, 1]
+    below = left * taps[:, 2] + right * taps[:, 3]
+    by_weight = upper * above + lower * below
+    near_slope, far_slope = near_slope.view(pairs), far_slope.view(pairs)
+    by_left = upper * taps[:, 0] + lower * taps[:, 2]
+    by_right = upper * taps[:, 1] + lower * taps[:, 3]
+    across = share * (near_slope[..., 0] * by_left + far_slope[..., 0] * by_right)
+    down = share * (near_slope[..., 1] * above + far_slope[..., 1] * below)
+    return torch.stack((across, down), -1), by_weight.view(weights.shape)
+
+
+def _places(
+    locations: Tensor, shapes: Shapes, total: int, *, own_table: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Table rows (int32, B·Q·M, 4·L·P) of the four neighbours of all points, and their offsets.
 
     Along each axis the neighbours of a point t are the pixels c and c + 1, with c kept inside
-    the level, and the weight of a pixel is 1 - |distance|, at least 0. Inside, that is the
-    bilinear weight; at the border the neighbour that lies outside drops out, and farther out
-    both do, without any comparison. Work is done in place, on rows long enough to vectorise.
+    the level; the offset (B·Q, M·L·P·2) is t - c. With `own_table` every image has its own table.
+    Work is done in place, on rows long enough to vectorise.
     """
-    batch, queries, heads, levels, points = weights.shape
-    long = batch * queries
+    batch, queries, heads, _, points, _ = locations.shape
     at = torch.addcmul(
         locations.new_tensor(-0.5),
-        locations.reshape(long, -1),
+        locations.reshape(batch * queries, -1),
         _per_point([(w, h) for h, w in shapes], points, heads, like=locations),
     )
     # Truncation is floor where it counts, and NaN becomes a legal index (its weight stays NaN).
     cell = at.to(torch.int32).clamp_(min=0)
     last = _per_point([(max(w - 2, 0), max(h - 2, 0)) for h, w in shapes], points, heads, like=cell)
     torch.minimum(cell, last, out=cell)
-    near = at.sub_(cell)
-    far = (1 - near).abs_().neg_().add_(1).clamp_(min=0)
-    near = near.abs_().neg_().add_(1).clamp_(min=0)
+    rows = _rows(cell, shapes, points, heads, batch, 0 if own_table else total)
+    return rows, at.sub_(cell)
+
+
+def _hats(offset: Tensor, shapes: Shapes, heads: int, points: int) -> tuple[Tensor, Tensor]:
+    """Bilinear weights of both neighbours along each axis, shaped as `offset`.
+
+    The weight of a pixel is 1 - |distance|, at least 0. Inside, that is the bilinear weight; at
+    the border the neighbour that lies outside drops out, and farther out both do, without any
+    comparison.
+    """
+    far = (1 - offset).abs_().neg_().add_(1).clamp_(min=0)
+    near = offset.abs().neg_().add_(1).clamp_(min=0)
     if any(1 in shape for shape in shapes):
-        # A level one pixel wide has no second neighbour.
-        far *= _per_point([(int(w > 1), int(h > 1)) for h, w in shapes], points, heads, like=far)
-    rows = _rows(cell, shapes, points, heads, batch, total)
-    share = weights.reshape(long, -1)
-    upper = (near[:, 1::2] * share).view(-1, levels * points)
-    lower = (far[:, 1::2] * share).view(-1, levels * points)
-    left, right = (t.view(-1, levels * points, 2)[..., 0] for t in (near, far))
-    mix = near.new_empty(long * heads, 4, levels * points)
+        far *= _has_neighbour(shapes, points, heads, like=far)
+    return near, far
+
+
+def _has_neighbour(shapes: Shapes, points: int, heads: int, *, like: Tensor) -> Tensor:
+    # A level one pixel wide has no second neighbour.
+    return _per_point([(int(w > 1), int(h > 1)) for h, w in shapes], points, heads, like=like)
+
+
+def _mix(near: Tensor, far: Tensor, weights: Tensor) -> Tensor:
+    """Weights (B·Q·M, 4·L·P) of the taps: upper left, upper right, lower left, lower right."""
+    count = weights.shape[-2] * weights.shape[-1]
+    (left, upper), (right, lower) = (t.view(-1, count, 2).unbind(-1) for t in (near, far))
+    share = weights.reshape(-1, count)
+    upper, lower = upper * share, lower * share
+    mix = near.new_empty(len(share), 4, count)
     for tap, (column, row) in enumerate(
         ((left, upper), (right, upper), (left, lower), (right, lower))
     ):
         torch.mul(column, row, out=mix[:, tap])
-    return rows, mix.flatten(1)
+    return mix.flatten(1)
 
 
 def _rows(cell: Tensor, shapes: Shapes, points: int, heads: int, batch: int, total: int) -> Tensor:

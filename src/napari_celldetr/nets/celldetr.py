@@ -55,6 +55,7 @@ _LIMITS = {
     "pyramid_size": (4, 1024),
     "heat_stride": (1, 64),
     "class_stride": (1, 64),
+    "context_tokens": (0, 64),
 }
 
 
@@ -103,6 +104,9 @@ class CellDETRConfig:
         cell's result cannot depend on what lies elsewhere in its tile.
     dense_class_weight : float
         Share of the dense class map in the final class, 0..1 (heatmap source only).
+    context_tokens : int
+        Further slots of the representation decoder that look at the whole image (CellDETR,
+        supplement A.1). Cells see them through self-attention; they see no cell.
     """
 
     num_classes: int = 5
@@ -134,6 +138,7 @@ class CellDETRConfig:
     class_stride: int = 4
     projection_norm: Literal["group", "none"] = "group"
     dense_class_weight: float = 0.0
+    context_tokens: int = 0
     backend: Backend = "embedding_bag"
 
     def __post_init__(self) -> None:
@@ -148,6 +153,8 @@ class CellDETRConfig:
             wrong.append(f"size {self.size} is not a multiple of 4")
         if self.dense_class_weight and self.query_source != "heatmap":
             wrong.append("dense_class_weight needs query_source 'heatmap'")
+        if self.context_tokens and self.representation_self_attention == "none":
+            wrong.append("context_tokens need representation_self_attention, or no cell sees them")
         self._refuse(wrong)
 
     def _check_values(self) -> None:
@@ -381,7 +388,7 @@ class Encoder(nn.Module):
             self.heat_head = _head(config.pyramid_size, 1)
             self.class_head = _head(config.pyramid_size, config.num_classes)
             # A focal loss starts well when everything is called background.
-            nn.init.constant_(_last(self.heat_head).bias, -3.0)
+            nn.init.constant_(cast(nn.Linear, self.heat_head[-1]).bias, -3.0)
         used = [channels[self.strides.index(s)] for s in config.strides]
         self.project = nn.ModuleList(
             _projection(c, config.size, 1, config.projection_norm) for c in used
@@ -445,20 +452,18 @@ def _head(size: int, out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(size, size, 3, padding=1, groups=size),
         nn.Conv2d(size, size, 1),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(size, out, 1),
     )
 
 
-def _last(layers: nn.Module) -> nn.Linear:
-    # The last layer of a sequence (a 1×1 convolution has the same two parameters).
-    return cast(nn.Linear, cast(nn.Sequential, layers)[-1])
-
-
-def _mlp(size: int, out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, out)
-    )
+def _box_head(size: int) -> nn.Sequential:
+    # Starts by leaving boxes as they are.
+    wide = [nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU()]
+    last = nn.Linear(size, 4)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*wide, last)
 
 
 def sample_features(features: Tensor, xy: Tensor) -> Tensor:
@@ -514,10 +519,8 @@ class TwoStageQueries(nn.Module):
         self.config = config
         self.memory = nn.Sequential(nn.Linear(config.size, config.size), nn.LayerNorm(config.size))
         self.logit = nn.Linear(config.size, 1)
-        self.box = _mlp(config.size, 4)
+        self.box = _box_head(config.size)
         nn.init.constant_(self.logit.bias, -4.0)
-        nn.init.zeros_(_last(self.box).weight)
-        nn.init.zeros_(_last(self.box).bias)
         self.content = nn.Linear(config.size, config.size)
         self.position = nn.Linear(2 * config.size, config.size)
 
@@ -649,14 +652,12 @@ class DetectionDecoder(nn.Module):
             for _ in range(count)
         )
         self.logit = nn.ModuleList(nn.Linear(config.size, 1) for _ in range(count))
-        self.box = nn.ModuleList(_mlp(config.size, 4) for _ in range(count))
+        self.box = nn.ModuleList(_box_head(config.size) for _ in range(count))
         heat = config.query_source == "heatmap"
-        for logit, box in zip(self.logit, self.box, strict=True):
+        for logit in self.logit:
             if heat:
                 nn.init.zeros_(cast(nn.Linear, logit).weight)
             nn.init.constant_(cast(nn.Linear, logit).bias, 0.0 if heat else -4.0)
-            nn.init.zeros_(_last(box).weight)
-            nn.init.zeros_(_last(box).bias)
 
     def forward(self, encoded: Encoded, queries: Queries) -> Detected:
         """Refine every query's box layer by layer."""
@@ -710,6 +711,10 @@ class RepresentationDecoder(nn.Module):
         if config.class_target == "all":
             for layer in self.classify:
                 nn.init.constant_(cast(nn.Linear, layer).bias, -4.0)
+        self.context: nn.Parameter | None = None
+        if config.context_tokens:
+            # All look at the same box: without a content of their own they would be one token.
+            self.context = nn.Parameter(torch.randn(config.context_tokens, config.size) * 0.02)
 
     def forward(
         self,
@@ -733,6 +738,14 @@ class RepresentationDecoder(nn.Module):
                     remedy="pass the detection decoder's features of the same boxes",
                 )
             content = features
+        slots = boxes.shape[1]
+        if self.context is not None:
+            whole = boxes.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(len(boxes), len(self.context), 4)
+            more, where = self._queries(whole, encoded.image, encoded.memory.dtype)
+            boxes = torch.cat((boxes, whole), 1)
+            content = torch.cat((content, more + self.context), 1)
+            position = torch.cat((position, where), 1)
+            padding, mask = _room_for(len(self.context), boxes, padding, mask)
         logits = []
         for layer, classify in zip(self.layers, self.classify, strict=True):
             value = cast(DecoderLayer, layer).cross.project(encoded.memory)
@@ -746,8 +759,8 @@ class RepresentationDecoder(nn.Module):
                 mask=mask,
                 placed=placed,
             )
-            logits.append(classify(content).float())
-        return Represented(content, logits)
+            logits.append(classify(content[:, :slots]).float())
+        return Represented(content[:, :slots], logits)
 
     def _queries(
         self, boxes: Tensor, image: tuple[int, int], dtype: torch.dtype
@@ -761,3 +774,18 @@ class RepresentationDecoder(nn.Module):
             centre = (centre * side / cell) % 1.0 - 0.5
             size = (size * side / NUCLEUS_PX).clamp(min=0.05).log()
         return self.content(size.to(dtype)), self.position(centre.to(dtype))
+
+
+def _room_for(
+    tokens: int, boxes: Tensor, padding: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor | None, Tensor]:
+    """Padding (B, R) and mask (R, R) of slots whose last are context tokens.
+
+    Tokens see each other and no cell, so that nothing passes through them from cell to cell.
+    """
+    total = boxes.shape[1]
+    wide = torch.zeros(total, total, dtype=torch.bool, device=boxes.device)
+    wide[-tokens:, :-tokens] = True
+    if mask is not None:
+        wide[:-tokens, :-tokens] = mask
+    return None if padding is None else F.pad(padding, (0, tokens)), wide
