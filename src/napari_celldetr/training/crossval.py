@@ -29,7 +29,7 @@ from napari_celldetr.training.checkpoint import FREE
 from napari_celldetr.training.config import CrossvalidateConfig, TrainConfig
 from napari_celldetr.training.datasets import Field as AnnotatedField
 from napari_celldetr.training.datasets import resample
-from napari_celldetr.training.evaluate import found_cells, point_field
+from napari_celldetr.training.evaluate import found_cells, point_field, where_labels_speak
 from napari_celldetr.training.folds import group_folds, site_of
 from napari_celldetr.training.held_out import (
     HeldOutField,
@@ -51,8 +51,8 @@ class SetReport:
     """What cross-validation says of one data set.
 
     `held_out` are the fields with all that was found; `thresholds` are by fold, each chosen on
-    the other folds; `scores` are by radius in µm; `hovernet` is the published rule of HoVer-Net
-    at the first radius.
+    the other folds; `scores` are by radius in µm. `hovernet` and `gated` are HoVer-Net's figures
+    at the first radius: as published, and with pairs within the radius only.
     """
 
     name: str
@@ -62,6 +62,7 @@ class SetReport:
     thresholds: dict[int, float]
     scores: dict[float, PointScores]
     hovernet: HoverNetScores
+    gated: HoverNetScores
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class CrossReport:
                     "thresholds": {str(k): v for k, v in r.thresholds.items()},
                     "scores_by_radius_um": {f"{k:g}": s.to_dict() for k, s in r.scores.items()},
                     "hovernet": r.hovernet.to_dict(),
+                    "hovernet_gated": r.gated.to_dict(),
                 }
                 for name, r in self.sets.items()
             },
@@ -252,7 +254,7 @@ def _cells(
 
 
 def _one(predictor: Predictor, field: AnnotatedField, number: int) -> HeldOutField:
-    found = found_cells(predictor, field)
+    field, found = where_labels_speak(field, found_cells(predictor, field))
     cells = replace(point_field(field, found), scores=np.asarray(found.scores, np.float64))
     return HeldOutField(field.group, number, cells, _sure(found))
 
@@ -273,6 +275,7 @@ def _report(
     names = class_names if labelled else ()
     thresholds = fold_thresholds(members, radii[0] / mpp)
     px = scores_at(members, thresholds, [r / mpp for r in radii], names)
+    cells, main = thresholded(members, thresholds), radii[0] / mpp
     return SetReport(
         name,
         mpp,
@@ -280,5 +283,6 @@ def _report(
         tuple(members),
         thresholds,
         dict(zip(radii, px.values(), strict=True)),
-        hovernet_scores(thresholded(members, thresholds), radii[0] / mpp, class_names=names),
+        hovernet_scores(cells, main, class_names=names),
+        hovernet_scores(cells, main, class_names=names, gated=True),
     )
