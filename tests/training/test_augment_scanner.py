@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from napari_celldetr.training import scanner
 
@@ -105,3 +106,13 @@ def test_nothing_is_written_into_the_argument():
     scanner.shade(image, (0.1, 0.1), 0.1)
     scanner.recompress(image, 50)
     np.testing.assert_array_equal(image, before)
+
+
+def test_sharpening_against_a_slow_gaussian():
+    image = picture(3)
+    soft = ndimage.convolve1d(
+        image.astype(float), np.array([1, 4, 6, 4, 1]) / 16, 0, mode="nearest"
+    )
+    soft = ndimage.convolve1d(soft, np.array([1, 4, 6, 4, 1]) / 16, 1, mode="nearest")
+    expected = np.clip(image + 0.6 * (image - soft), 0, 255)
+    assert np.abs(scanner.sharpen(image, 0.6) - expected).max() <= 0.51

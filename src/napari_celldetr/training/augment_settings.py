@@ -90,7 +90,7 @@ class Augmentation:
     noise_std: tuple[float, float] = (1.0, 5.0)
     jpeg_444_p: float = 0.0
     elastic_p: float = 0.0
-    elastic_px: float = 2.0
+    elastic_px: float = 3.0
     mix_p: float = 0.0
     mix_kind: str = "both"
     mix_random_p: float = 0.5
@@ -152,7 +152,7 @@ class Augmentation:
             resample_p=0.2,
             shade_p=0.2,
             mosaic_p=0.15,
-            paste_p=0.25,
+            paste_p=0.2,
         )
 
     @classmethod

@@ -117,7 +117,7 @@ def _softened(share: NDArray[np.float32]) -> NDArray[np.float32]:
     wide = np.pad(share, 1)
     down = wide[:-2] + 2 * wide[1:-1] + wide[2:]
     soft = (down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:]) / 16
-    return soft.astype(np.float32, copy=False)
+    return np.asarray(soft, np.float32)
 
 
 def paste_nuclei(
@@ -140,10 +140,8 @@ def paste_nuclei(
         return crop
     image = crop.image.copy()
     nuclei = _density_at(image, crop.points)
-    points, sizes = (
-        list(crop.points),
-        list(np.where(np.isfinite(crop.sizes), crop.sizes, 2 * reach)),
-    )
+    points = crop.points.astype(np.float64)
+    sizes = np.where(np.isfinite(crop.sizes), crop.sizes, 2 * reach).astype(np.float64)
     pasted: list[tuple[float, ...]] = []
     for _ in range(count):
         sprite = library.draw(rng, crop.scale, class_names)
@@ -154,11 +152,11 @@ def paste_nuclei(
             continue
         x, y = corner
         x0, y0, x1, y1 = sprite.box
-        centre = np.array([x + (x0 + x1) / 2, y + (y0 + y1) / 2], np.float32)
+        centre = np.array([x + (x0 + x1) / 2, y + (y0 + y1) / 2])
         near = np.argsort(((crop.points - centre) ** 2).sum(axis=1))[:_NEIGHBOURS]
         _lay(image, sprite, corner, nuclei[near].mean(axis=0), rng)
-        points.append(centre)
-        sizes.append(np.array([x1 - x0, y1 - y0], np.float32))
+        points = np.vstack([points, centre])
+        sizes = np.vstack([sizes, (x1 - x0, y1 - y0)])
         pasted.append((*centre, x1 - x0, y1 - y0, sprite.class_id))
     if not pasted:
         return crop
@@ -187,8 +185,8 @@ def _find_place(
     sprite: Sprite,
     image: NDArray[np.uint8],
     valid: NDArray[np.bool_],
-    points: Sequence[NDArray[np.floating]],
-    sizes: Sequence[NDArray[np.floating]],
+    points: NDArray[np.float64],
+    sizes: NDArray[np.float64],
     nuclei: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> tuple[int, int] | None:
@@ -199,12 +197,15 @@ def _find_place(
         return None
     x0, y0, x1, y1 = sprite.box
     middle, half = np.array([x0 + x1, y0 + y1]) / 2, np.array([x1 - x0, y1 - y0]) / 2
-    gaps = np.stack(sizes) / 2 + half + 1
-    centres = np.stack(points) - middle
+    gaps = sizes / 2 + half + 1
+    centres = points - middle
     dark, glass, _ = np.median(nuclei, axis=0) * (_NUCLEAR, _GLASS, 0)
-    for x, y in rng.integers(0, (width - w, height - h), (_TRIES, 2)).tolist():
+    tries = rng.integers(0, (width - w, height - h), (_TRIES, 2))
+    near = np.abs(centres - tries[:, None]) < gaps
+    taken = np.any(np.all(near, axis=2), axis=1)
+    for x, y in tries[~taken].tolist():
         part = (slice(y, y + h), slice(x, x + w))
-        if (np.abs(centres - (x, y)) < gaps).all(axis=1).any() or not valid[part].all():
+        if not valid[part].all():
             continue
         red, green, _ = density_planes(image[part])
         if float(red.mean()) < dark and float(green.mean()) > glass:

@@ -44,6 +44,8 @@ _GREEN_TO_RED = (1.1, 2.4)
 _GREEN_TO_BLUE = (1.0, 3.0)
 """How many times as much green as red and blue a field of H&E absorbs; near the limits
 of what 119 fields of breast cancer show. Below lie green and brown, above neon pink."""
+_EOSIN_GREEN_TO_BLUE = 1.15
+"""The same for eosin alone: with less, stroma is as brown as DAB."""
 _FARTHEST_DEG = 30.0
 _NARROWEST_DEG = 12.0
 _MOST_GAIN = {"H&E": 2.0, "H-DAB": 1.4}
@@ -203,7 +205,10 @@ class StainBank:
 def _stays_pink(own: StainStatistics, change: StainChange) -> bool:
     red, green, blue = ((own.mean + _WHITE) @ change.matrix + change.shift).tolist()
     ratios = ((green, red, _GREEN_TO_RED), (green, blue, _GREEN_TO_BLUE))
-    return all(low * other <= this <= high * other for this, other, (low, high) in ratios)
+    eosin = own.vectors[1] @ change.matrix
+    return bool(eosin[1] >= _EOSIN_GREEN_TO_BLUE * eosin[2]) and all(
+        low * other <= this <= high * other for this, other, (low, high) in ratios
+    )
 
 
 def _measure(pool: Pool, index: int, rng: np.random.Generator) -> StainStatistics:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from napari_celldetr.training.scanner import blur
 
-BEND_STEP = 32
+BEND_STEP = 48
 """Distance of a bend's nodes, px."""
 _STEEPEST = 1 / 8
 """A bend moves a node by at most this share of the distance to the next: it cannot fold."""
