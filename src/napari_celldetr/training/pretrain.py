@@ -80,7 +80,7 @@ def pretrain(config: PretrainConfig) -> Job[Path]:
     work = Work(
         config,
         nn.ModuleDict({"model": model, "head": head}),
-        trunk_of(model),
+        trunk_of(config, model),
         _loss(config, model, head, noise),
         groups,
         begun.statistics,

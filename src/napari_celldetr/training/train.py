@@ -70,7 +70,7 @@ def train(config: TrainConfig, *, network: Any = None) -> Job[Path]:
     work = Work(
         config,
         model,
-        trunk_of(model),
+        trunk_of(config, model),
         _loss(config, model, class_weights(pools, len(config.class_names)).to(device)),
         parameter_groups(config, model, factor=rate_factor(config, begun)),
         begun.statistics,
@@ -111,9 +111,9 @@ def _check(config: TrainConfig) -> None:
         )
 
 
-def trunk_of(model: nn.Module) -> nn.Module:
+def trunk_of(config: RunConfig, model: nn.Module) -> nn.Module:
     """The convolutions of a network, on which number formats are tried."""
-    return model.get_submodule("encoder.backbone")
+    return model.get_submodule(ARCHITECTURES[config.architecture].backbone)
 
 
 def _loss(config: TrainConfig, model: nn.Module, weights: Tensor) -> Loss:
@@ -175,7 +175,7 @@ def make_card(
     return ModelCard(
         name=config.name,
         title=config.title or config.name,
-        description=_description(begun.detects),
+        description=_description(type(model).__name__, begun.detects),
         architecture=ARCHITECTURES[config.architecture].registered,
         arguments=arguments,
         class_names=config.class_names,
@@ -197,8 +197,8 @@ def make_card(
     )
 
 
-def _description(detects: bool) -> str:
-    made = f"CellDETR trained with napari-celldetr {__version__}."
+def _description(network: str, detects: bool) -> str:
+    made = f"{network} trained with napari-celldetr {__version__}."
     if detects:
         return made
     return made + " Its trunk and representation decoder are trained; it does not find cells."
