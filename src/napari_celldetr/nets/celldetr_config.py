@@ -1,0 +1,189 @@
+"""Settings of CellDETR: `CellDETRConfig()` is the published reference configuration.
+
+`CellDETRConfig.small()` is the fast one that ships: its queries come from the peaks of a centre
+heatmap, its geometry counts in pixels, so that it reads tiles of any size, and its encoder may be
+empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from napari_celldetr.core.errors import ConfigError
+from napari_celldetr.nets.attention import Backend
+
+_LIMITS = {
+    "num_classes": (1, 1000),
+    "extra_levels": (0, 4),
+    "size": (4, 2048),
+    "heads": (1, 64),
+    "points": (1, 64),
+    "feed_forward": (1, 8192),
+    "encoder_layers": (0, 24),
+    "encoder_stride": (1, 64),
+    "detection_layers": (1, 24),
+    "representation_layers": (1, 24),
+    "queries": (1, 20_000),
+    "window": (32, 4096),
+    "pyramid_size": (4, 1024),
+    "heat_stride": (1, 64),
+    "class_stride": (1, 64),
+    "context_tokens": (0, 64),
+}
+
+
+@dataclass(frozen=True)
+class CellDETRConfig:
+    """Everything that shapes the network; defaults are the paper's.
+
+    Attributes
+    ----------
+    num_classes : int
+    backbone, fold_norm
+        timm name; whether batch norm is folded into convolutions.
+    strides, extra_levels
+        Backbone strides used as memory; coarser levels added by stride-2 convolutions.
+    size, heads, points, feed_forward, dropout
+        Transformer widths.
+    encoder_layers, encoder_stride
+        Number of encoder layers; levels finer than `encoder_stride` bypass them.
+    detection_layers, representation_layers
+    queries, window
+        Queries per `window` × `window` px; data-dependent sources scale it with the area.
+    query_source
+        ``learned`` (Deformable DETR), ``two_stage`` (best encoder tokens) or ``heatmap``.
+    geometry
+        ``sigmoid``: boxes as shares of the window, for fixed windows (the paper's).
+        ``pixel``: shifts and sizes in pixels, for any tile size.
+    detection_self_attention : bool
+    representation_self_attention
+        ``none`` (as the paper says), ``not_first`` (as its released code does) or ``all``.
+    decoupled : bool
+        Representation queries from box size and centre alone (True) or from the detection
+        decoder's features (False).
+    box_constrained : bool
+        Representation attention inside the box only.
+    mode
+        ``sequential``: the representation decoder sees predicted boxes while training too.
+        ``parallel``: it sees annotated boxes while training, kept predictions at inference.
+    class_target
+        ``matched``: classes by softmax on cells only, the score is the detection decoder's.
+        ``all``: classes by sigmoid on every query; the score combines both decoders.
+    pyramid_size, heat_stride, class_stride
+        Width of the pyramid that carries the heatmap, and the strides of heatmap and dense
+        class map (heatmap source only).
+    projection_norm
+        ``group``: group norm behind each projection, as Deformable DETR. ``none``: without it a
+        cell's result cannot depend on what lies elsewhere in its tile.
+    dense_class_weight : float
+        Share of the dense class map in the final class, 0..1 (heatmap source only).
+    context_tokens : int
+        Further slots of the representation decoder that look at the whole image (CellDETR,
+        supplement A.1). Cells see them through self-attention; they see no cell.
+    """
+
+    num_classes: int = 5
+    backbone: str = "resnet50"
+    fold_norm: bool = False
+    strides: tuple[int, ...] = (8, 16, 32)
+    extra_levels: int = 1
+    size: int = 256
+    heads: int = 8
+    points: int = 4
+    feed_forward: int = 1024
+    dropout: float = 0.1
+    encoder_layers: int = 6
+    encoder_stride: int = 8
+    detection_layers: int = 3
+    representation_layers: int = 3
+    queries: int = 900
+    window: int = 256
+    query_source: Literal["learned", "two_stage", "heatmap"] = "learned"
+    geometry: Literal["sigmoid", "pixel"] = "sigmoid"
+    detection_self_attention: bool = True
+    representation_self_attention: Literal["none", "not_first", "all"] = "none"
+    decoupled: bool = True
+    box_constrained: bool = True
+    mode: Literal["sequential", "parallel"] = "sequential"
+    class_target: Literal["matched", "all"] = "all"
+    pyramid_size: int = 64
+    heat_stride: int = 2
+    class_stride: int = 4
+    projection_norm: Literal["group", "none"] = "group"
+    dense_class_weight: float = 0.0
+    context_tokens: int = 0
+    backend: Backend = "embedding_bag"
+
+    def __post_init__(self) -> None:
+        self._check_values()
+        object.__setattr__(self, "strides", tuple(self.strides))
+        wrong = []
+        if self.geometry == "pixel" and self.query_source != "heatmap":
+            wrong.append("geometry 'pixel' needs query_source 'heatmap'")
+        if self.size % self.heads:
+            wrong.append(f"size {self.size} is not a multiple of {self.heads} heads")
+        if self.size % 4:
+            wrong.append(f"size {self.size} is not a multiple of 4")
+        if self.dense_class_weight and self.query_source != "heatmap":
+            wrong.append("dense_class_weight needs query_source 'heatmap'")
+        if self.context_tokens and self.representation_self_attention == "none":
+            wrong.append("context_tokens need representation_self_attention, or no cell sees them")
+        self._refuse(wrong)
+
+    def _check_values(self) -> None:
+        # A card from elsewhere may hold anything, and a huge number would cost memory.
+        wrong = []
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            choices = get_args(kind)
+            if kind is int:
+                low, high = _LIMITS[name]
+                good = type(value) is int and low <= value <= high
+            elif kind is float:
+                good = isinstance(value, int | float) and 0 <= value <= 1
+            elif name == "strides":
+                good = isinstance(value, list | tuple) and 0 < len(value) <= 6
+                good = good and all(type(s) is int and 1 <= s <= 64 for s in value)
+                good = good and sorted(set(value)) == list(value)
+            else:
+                good = value in choices if choices else isinstance(value, kind)
+            if not good:
+                wrong.append(f"{name} = {value!r:.80}")
+        self._refuse(wrong)
+
+    @staticmethod
+    def _refuse(wrong: list[str]) -> None:
+        if wrong:
+            raise ConfigError(
+                "This CellDETR cannot be built.",
+                expected="a consistent configuration",
+                found="; ".join(wrong),
+                remedy="change the named settings",
+            )
+
+    @classmethod
+    def small(cls, num_classes: int, **changes: Any) -> CellDETRConfig:
+        """The fast configuration: MobileNetV2, heatmap queries, pixel geometry, d = 128."""
+        base = cls(
+            num_classes=num_classes,
+            backbone="mobilenetv2_100",
+            fold_norm=True,
+            strides=(4, 8, 16),
+            extra_levels=0,
+            size=128,
+            heads=4,
+            feed_forward=256,
+            dropout=0.0,
+            encoder_layers=0,
+            detection_layers=2,
+            representation_layers=2,
+            queries=240,
+            query_source="heatmap",
+            geometry="pixel",
+            detection_self_attention=False,
+            class_target="matched",
+            projection_norm="none",
+            dense_class_weight=0.5,
+        )
+        return replace(base, **changes)
