@@ -38,6 +38,7 @@ def plan(root, output="pre", **changes):
         "warmup": 2,
         "workers": 0,
         "device": "cpu",
+        "precision": "float32",
         "checkpoint_steps": 2,
     }
     return PretrainConfig(**(values | changes))

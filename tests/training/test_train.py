@@ -63,11 +63,17 @@ def same_tensors(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def narrow(**changes):
+    """The shipped network's form, narrower."""
+    values = {"backbone": "mobilenetv2_050", "size": 16, "heads": 2, "feed_forward": 16}
+    return CellDETRConfig.small(3, **(values | {"pyramid_size": 8} | changes))
+
+
 def test_training_makes_a_model_that_predicts(root):
     import numpy as np
 
     steps = []
-    folder = drain(train(config(root, hold_out="02")), steps.append)
+    folder = drain(train(config(root, hold_out="02", precision="auto")), steps.append)
     assert [s.done for s in steps] == [1, 2, 3, 4]
     assert folder == root / "run" / "tiny"
     predictor = load_model(folder, device="cpu")
@@ -88,26 +94,26 @@ def test_training_makes_a_model_that_predicts(root):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(root, workers):
-    whole = drain(train(config(root, "whole")))
+    whole = drain(train(config(root, "whole"), network=narrow()))
     broken = config(root, "broken", workers=workers)
     # One step after the checkpoint: that step is lost and done again.
-    stop_after(train(broken), 3)
+    stop_after(train(broken, network=narrow()), 3)
     steps = []
-    resumed = drain(train(broken), steps.append)
+    resumed = drain(train(broken, network=narrow()), steps.append)
     assert len(steps) == 2
     assert same_tensors(weights(whole), weights(resumed))
     assert same_tensors(load_file(root / "whole" / NAME), load_file(root / "broken" / NAME))
     assert log(root / "whole") == log(root / "broken")
-    again = drain(train(broken))
+    again = drain(train(broken, network=narrow()))
     assert same_tensors(weights(whole), weights(again))
 
 
 def test_other_settings_are_refused_and_fresh_starts_over(root):
-    drain(train(config(root, steps=2)))
+    drain(train(config(root, steps=2), network=narrow()))
     with pytest.raises(JobError, match="other settings") as caught:
-        drain(train(config(root, steps=2, seed=1)))
+        drain(train(config(root, steps=2, seed=1), network=narrow()))
     assert "seed" in caught.value.found
-    drain(train(config(root, steps=2, seed=1, fresh=True)))
+    drain(train(config(root, steps=2, seed=1, fresh=True), network=narrow()))
     assert len(log(root / "run")) == 2
 
 
@@ -127,17 +133,16 @@ def test_numbers_that_are_none_stop_the_run_and_keep_the_checkpoint(root, monkey
         return loss, parts
 
     monkeypatch.setattr(Criterion, "__call__", broken)
-    job = train(config(root))
+    job = train(config(root), network=narrow())
     with pytest.raises(JobError, match=f"{kind} is not a number at step 3"):
         drain(job)
     kept = load_file(root / "run" / NAME)
     assert all(torch.isfinite(v).all() for v in kept.values())
     assert not (root / "run" / "tiny").exists()
     monkeypatch.undo()
-    drain(train(config(root)))
-    assert same_tensors(
-        weights(root / "run" / "tiny"), weights(drain(train(config(root, "whole"))))
-    )
+    drain(train(config(root), network=narrow()))
+    whole = drain(train(config(root, "whole"), network=narrow()))
+    assert same_tensors(weights(root / "run" / "tiny"), weights(whole))
 
 
 def test_nucleus_learns_from_classed_points_and_instance_maps(root):
@@ -216,12 +221,6 @@ def test_rare_classes_weigh_more():
 
 
 # --- validation, beginnings, ends ------------------------------------------------------------
-
-
-def narrow(**changes):
-    """The shipped network's form, narrower."""
-    values = {"backbone": "mobilenetv2_050", "size": 16, "heads": 2, "feed_forward": 16}
-    return CellDETRConfig.small(3, **(values | {"pyramid_size": 8} | changes))
 
 
 def validated(root, output, **changes):
@@ -315,7 +314,7 @@ def test_a_full_disk_is_named(root, monkeypatch):
 
 
 def test_a_run_from_before_a_setting_existed_goes_on(root):
-    plan = config(root)
+    plan = config(root, precision="auto")
     stop_after(train(plan, network=narrow()), 3)
     path = root / "run" / NAME
     with safe_open(path, framework="pt") as file:

@@ -76,6 +76,7 @@ def config(root: Path, output: str = "run", **changes) -> TrainConfig:
         "warmup": 2,
         "workers": 0,
         "device": "cpu",
+        "precision": "float32",
         "checkpoint_steps": 2,
     }
     return TrainConfig(**(values | changes))

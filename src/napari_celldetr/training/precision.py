@@ -54,7 +54,7 @@ def choose_precision(trunk: nn.Module, device: str, wanted: str, *, side: int = 
         return Precision(wanted, "as asked for")
     try:
         layer = nn.Conv2d(32, 32, 3, padding=1).to(device)
-        slow = _ratio(layer, torch.ones(1, 32, 64, 64, device=device), device)
+        slow = _ratio(layer, torch.ones(1, 32, 32, 32, device=device), device)
         if slow > HOPELESS:
             return Precision("float32", "bfloat16 is slower on this device", round(1 / slow, 2))
         ratio = _ratio(copy.deepcopy(trunk), _picture(side, device), device)
