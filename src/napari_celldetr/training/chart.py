@@ -91,7 +91,7 @@ def smooth(y: ArrayLike, share: float = 0.03) -> NDArray[np.float64]:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """At most `most` + 1 round numbers (1, 2, 2.5 or 5 times a power of ten) from `low` to `high`."""
+    """At most `most` + 1 round numbers (1, 2, 2.5 or 5 times a power of ten) in `low` .. `high`."""
     if not high > low:
         return [low]
     rough = (high - low) / most
