@@ -17,7 +17,6 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from napari_celldetr import DetectConfig, Region, detect, drain, load_model, open_slide
-from napari_celldetr.nets.predictor import DUPLICATE_PX
 
 TILES = (512, 640, 768, 1024, 1280, 1536)
 
@@ -33,6 +32,8 @@ def main() -> int:
     parser.add_argument("--model", default="celldetr-he")
     given = parser.parse_args()
     model = load_model(given.model, device="cpu")
+    # A third of a typical nucleus, in slide px: of nearer cells only one may stay.
+    near_um = 2.0
     bad = 0
     with open_slide(given.slide) as slide:
         region = Region(given.x, given.y, given.side, given.side)
@@ -50,7 +51,7 @@ def main() -> int:
             lost = without_partner(whole.centres, cells.centres)
             extra = without_partner(cells.centres, whole.centres)
             seam = sum(int(in_seam(points, core).sum()) for points in (lost, extra))
-            doubled = len(cKDTree(cells.centres).query_pairs(DUPLICATE_PX * 0.75))
+            doubled = len(cKDTree(cells.centres).query_pairs(0.75 * near_um / slide.mpp[0]))
             print(
                 f"tile {tile:5d} (core {core}): {len(cells)} cells ({off:+.3f} %), "
                 f"only in the single pass {len(lost)}, only tiled {len(extra)}, "

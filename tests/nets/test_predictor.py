@@ -12,12 +12,7 @@ from tiny_nets import awake, card, pictures, small, small_config, tiny, tiny_con
 from napari_celldetr.core.boxes import iou_matrix, to_xyxy
 from napari_celldetr.core.calibration import Calibration
 from napari_celldetr.core.predictor import NUMERICAL, SATURATED, Predictor
-from napari_celldetr.nets.predictor import (
-    DUPLICATE_IOU,
-    DUPLICATE_PX,
-    CellDETRPredictor,
-    _best_of_close,
-)
+from napari_celldetr.nets.predictor import DUPLICATE_IOU, CellDETRPredictor, _best_of_close
 
 LOW = {"threshold": 0.4, "score_floor": 0.001}
 
@@ -254,7 +249,7 @@ def test_no_two_cells_are_near_or_overlap_much():
     from scipy.spatial.distance import pdist
 
     found = predictor().predict(pictures(1))[0].detections
-    assert pdist(found.centres).min() > DUPLICATE_PX - 1e-3
+    assert pdist(found.centres).min() > small_config().offset_px - 1e-3
     overlap = iou_matrix(found.boxes, found.boxes)
     np.fill_diagonal(overlap, 0)
     assert overlap.max() <= DUPLICATE_IOU + 1e-3

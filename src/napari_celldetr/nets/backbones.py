@@ -167,8 +167,9 @@ class FeaturePyramid(nn.Module):
         """Levels (B, C_i, H_i, W_i), fine to coarse -> the same with `size` channels each."""
         top = [lat(f) for lat, f in zip(self.lateral, features, strict=True)]
         for i in range(len(top) - 2, -1, -1):
-            top[i] = top[i] + F.interpolate(top[i + 1], size=top[i].shape[-2:], mode="nearest")
-        return [F.relu(s(t)) for s, t in zip(self.smooth, top, strict=True)]
+            size = top[i].shape[-2:]
+            top[i] = F.interpolate(top[i + 1], size=size, mode="nearest").add_(top[i])
+        return [F.relu_(s(t)) for s, t in zip(self.smooth, top, strict=True)]
 
 
 def _separable(size: int) -> nn.Module:

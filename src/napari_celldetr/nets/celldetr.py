@@ -33,7 +33,6 @@ from napari_celldetr.nets.queries import (
     peaks,
     sample_features,
 )
-from napari_celldetr.nets.slots import NUCLEUS_PX
 from napari_celldetr.nets.transformer import (
     DecoderLayer,
     EncoderLayer,
@@ -45,8 +44,6 @@ from napari_celldetr.nets.transformer import (
 __all__ = [
     "CROWDED",
     "NO_PEAK",
-    "NUCLEUS_PX",
-    "OFFSET_PX",
     "CellDETR",
     "CellDETRConfig",
     "Detected",
@@ -62,9 +59,6 @@ __all__ = [
     "peaks",
     "sample_features",
 ]
-
-OFFSET_PX = 4.0
-"""Unit in which the pixel geometry counts shifts of a centre."""
 
 
 @dataclass(frozen=True)
@@ -297,13 +291,16 @@ class DetectionDecoder(nn.Module):
             logits.append(score if queries.prior is None else score + queries.prior)
             boxes.append(refined)
             references = refined.detach()
+        if not self.layers:
+            assert queries.prior is not None
+            logits, boxes = [queries.prior], [references]
         return Detected(logits, boxes, content, queries)
 
     def _refine(self, references: Tensor, delta: Tensor, image: tuple[int, int]) -> Tensor:
         if self.config.geometry == "sigmoid":
             return (delta + inverse_sigmoid(references)).sigmoid()
         side = references.new_tensor([image[1], image[0]])
-        centre = references[..., :2] + delta[..., :2] * OFFSET_PX / side
+        centre = references[..., :2] + delta[..., :2] * self.config.offset_px / side
         size = references[..., 2:] * delta[..., 2:].clamp(-2, 2).exp()
         return torch.cat((centre, size), -1)
 
@@ -396,7 +393,7 @@ class RepresentationDecoder(nn.Module):
             side = boxes.new_tensor([image[1], image[0]])
             cell = float(self.config.strides[-1])
             centre = (centre * side / cell) % 1.0 - 0.5
-            size = (size * side / NUCLEUS_PX).clamp(min=0.05).log()
+            size = (size * side / self.config.nucleus_px).clamp(min=0.05).log()
         return self.content(size.to(dtype)), self.position(centre.to(dtype))
 
 

@@ -12,6 +12,12 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.nets.attention import Backend
+from napari_celldetr.nets.slots import NUCLEUS_PX
+
+NUCLEUS_UM = 6.0
+"""Side of a typical nucleus."""
+FINE_MPP = 0.35
+"""At this µm/px and below `CellDETRConfig.small` reads coarser levels of its backbone."""
 
 _LIMITS = {
     "num_classes": (1, 1000),
@@ -22,8 +28,8 @@ _LIMITS = {
     "feed_forward": (1, 8192),
     "encoder_layers": (0, 24),
     "encoder_stride": (1, 64),
-    "detection_layers": (1, 24),
-    "representation_layers": (1, 24),
+    "detection_layers": (0, 24),
+    "representation_layers": (0, 24),
     "queries": (1, 20_000),
     "window": (32, 4096),
     "pyramid_size": (4, 1024),
@@ -49,6 +55,8 @@ class CellDETRConfig:
     encoder_layers, encoder_stride
         Number of encoder layers; levels finer than `encoder_stride` bypass them.
     detection_layers, representation_layers
+        0 of the first leaves the heatmap's peaks as they are, 0 of the second takes classes from
+        the dense map alone (heatmap source only). Without either it is a plain dense detector.
     queries, window
         Queries per `window` × `window` px; data-dependent sources scale it with the area.
     query_source
@@ -56,6 +64,8 @@ class CellDETRConfig:
     geometry
         ``sigmoid``: boxes as shares of the window, for fixed windows (the paper's).
         ``pixel``: shifts and sizes in pixels, for any tile size.
+    nucleus_px : float
+        Side of a typical nucleus in px, the unit of the pixel geometry: 6 µm.
     detection_self_attention : bool
     representation_self_attention
         ``none`` (as the paper says), ``not_first`` (as its released code does) or ``all``.
@@ -101,6 +111,7 @@ class CellDETRConfig:
     window: int = 256
     query_source: Literal["learned", "two_stage", "heatmap"] = "learned"
     geometry: Literal["sigmoid", "pixel"] = "sigmoid"
+    nucleus_px: float = NUCLEUS_PX
     detection_self_attention: bool = True
     representation_self_attention: Literal["none", "not_first", "all"] = "none"
     decoupled: bool = True
@@ -127,6 +138,11 @@ class CellDETRConfig:
             wrong.append(f"size {self.size} is not a multiple of 4")
         if self.dense_class_weight and self.query_source != "heatmap":
             wrong.append("dense_class_weight needs query_source 'heatmap'")
+        dense = self.query_source == "heatmap"
+        if not self.detection_layers and not dense:
+            wrong.append("detection_layers 0 needs query_source 'heatmap'")
+        if not self.representation_layers and self.dense_class_weight != 1:
+            wrong.append("representation_layers 0 needs dense_class_weight 1")
         if self.context_tokens and self.representation_self_attention == "none":
             wrong.append("context_tokens need representation_self_attention, or no cell sees them")
         self._refuse(wrong)
@@ -140,6 +156,8 @@ class CellDETRConfig:
             if kind is int:
                 low, high = _LIMITS[name]
                 good = type(value) is int and low <= value <= high
+            elif name == "nucleus_px":
+                good = isinstance(value, int | float) and 2 <= value <= 500
             elif kind is float:
                 good = isinstance(value, int | float) and 0 <= value <= 1
             elif name == "strides":
@@ -162,14 +180,24 @@ class CellDETRConfig:
                 remedy="change the named settings",
             )
 
+    @property
+    def offset_px(self) -> float:
+        """Unit in which the pixel geometry counts shifts of a centre; doubles are nearer."""
+        return self.nucleus_px / 3
+
     @classmethod
-    def small(cls, num_classes: int, **changes: Any) -> CellDETRConfig:
-        """The fast configuration: MobileNetV2, heatmap queries, pixel geometry, d = 128."""
+    def small(cls, num_classes: int, *, mpp: float = 0.5, **changes: Any) -> CellDETRConfig:
+        """The fast configuration: MobileNetV2, heatmap queries, pixel geometry, d = 128.
+
+        Its heatmap has 1 µm a pixel at the 0.5 and at the 0.25 µm/px of the image; the finer
+        image is read by a network twice as deep where it counts, at about three times the cost.
+        """
+        step = 2 if mpp <= FINE_MPP else 1
         base = cls(
             num_classes=num_classes,
             backbone="mobilenetv2_100",
             fold_norm=True,
-            strides=(4, 8, 16),
+            strides=(4 * step, 8 * step, 16 * step),
             extra_levels=0,
             size=128,
             heads=4,
@@ -179,11 +207,24 @@ class CellDETRConfig:
             detection_layers=2,
             representation_layers=2,
             queries=240,
+            window=256 * step,
             query_source="heatmap",
+            heat_stride=2 * step,
+            class_stride=4 * step,
             geometry="pixel",
+            nucleus_px=NUCLEUS_UM / mpp,
             detection_self_attention=False,
             class_target="matched",
             projection_norm="none",
             dense_class_weight=0.5,
         )
         return replace(base, **changes)
+
+    @classmethod
+    def dense(cls, num_classes: int, *, mpp: float = 0.5, **changes: Any) -> CellDETRConfig:
+        """`small` without its decoders: peaks of a heatmap, classes from a map.
+
+        The baseline that every decoder has to beat.
+        """
+        plain = {"detection_layers": 0, "representation_layers": 0, "dense_class_weight": 1.0}
+        return cls.small(num_classes, mpp=mpp, **(plain | changes))

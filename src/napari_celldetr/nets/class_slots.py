@@ -15,7 +15,7 @@ from torch import Tensor
 from napari_celldetr.nets.celldetr import CellDETRConfig, Detected
 from napari_celldetr.nets.matching import Cells, Pairs
 from napari_celldetr.nets.noise import BoxNoise, noise_boxes
-from napari_celldetr.nets.slots import NUCLEUS_PX, Slots, clamp_boxes, group_mask
+from napari_celldetr.nets.slots import Slots, clamp_boxes, group_mask
 
 UNKNOWN = -1
 """A slot whose class nobody knows: it teaches nothing."""
@@ -78,7 +78,7 @@ def matched_slots(
     if not config.decoupled:
         features = slots.fill(detected.features[pairs.image, pairs.query], 0.0)
     return ClassSlots(
-        slots.boxes(clamp_boxes(boxes, image)),
+        slots.boxes(clamp_boxes(boxes, image, config.nucleus_px)),
         slots.padding,
         slots.fill(cells.class_ids[pairs.cell], UNKNOWN),
         None if cells.soft is None else slots.fill(cells.soft[pairs.cell], float("nan")),
@@ -87,20 +87,21 @@ def matched_slots(
 
 
 def annotated_slots(
-    detected: Detected, cells: Cells, pairs: Pairs, image: tuple[int, int]
+    detected: Detected, cells: Cells, pairs: Pairs, image: tuple[int, int], nucleus: float
 ) -> ClassSlots:
     """Every annotated cell of images (height, width), found or not, in its own box.
 
-    A cell without extent takes the size of the query that found it, else a typical one.
+    A cell without extent takes the size of the query that found it, else that of a typical
+    `nucleus`, in px.
     """
     side = cells.boxes.new_tensor([image[1], image[0]])
-    size = (NUCLEUS_PX / side).expand(len(cells), 2).clone()
+    size = (nucleus / side).expand(len(cells), 2).clone()
     size[pairs.cell] = detected.boxes[-1].detach()[pairs.image, pairs.query, 2:].to(size.dtype)
     known = torch.isfinite(cells.boxes[:, 2:])
     boxes = torch.cat((cells.boxes[:, :2], torch.where(known, cells.boxes[:, 2:], size)), -1)
     slots = Slots.of(cells.image, len(detected.features))
     return ClassSlots(
-        slots.boxes(clamp_boxes(boxes, image)),
+        slots.boxes(clamp_boxes(boxes, image, nucleus)),
         slots.padding,
         slots.fill(cells.class_ids, UNKNOWN),
         None if cells.soft is None else slots.fill(cells.soft, float("nan")),
@@ -108,7 +109,12 @@ def annotated_slots(
 
 
 def disturb(
-    slots: ClassSlots, image: tuple[int, int], *, source: BoxSource, noise: BoxNoise
+    slots: ClassSlots,
+    image: tuple[int, int],
+    *,
+    source: BoxSource,
+    noise: BoxNoise,
+    nucleus: float,
 ) -> ClassSlots:
     """The slots in disturbed boxes; with negatives, a second group that holds `NOTHING`.
 
@@ -116,10 +122,10 @@ def disturb(
     """
     if source == "true":
         return slots
-    near = replace(slots, boxes=clamp_boxes(noise_boxes(slots.boxes, noise), image))
+    near = replace(slots, boxes=clamp_boxes(noise_boxes(slots.boxes, noise), image, nucleus))
     if source == "noised":
         return near
-    far = clamp_boxes(noise_boxes(slots.boxes, noise, negative=True), image)
+    far = clamp_boxes(noise_boxes(slots.boxes, noise, negative=True), image, nucleus)
     count = far.shape[1]
     nothing = torch.where(slots.padding, UNKNOWN, NOTHING)
     return ClassSlots(

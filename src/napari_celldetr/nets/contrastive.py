@@ -93,7 +93,7 @@ def contrastive_loss(
         instances = slots.shape[1] - owner.shape[1]
         out = model.represent(
             encoded,
-            clamp_boxes(slots, encoded.image),
+            clamp_boxes(slots, encoded.image, model.config.nucleus_px),
             padding=padding,
             mask=anchor_mask(instances, owner.shape[1], slots.device),
             placed=False,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.nets.celldetr import (
-    OFFSET_PX,
     CellDETR,
     CellDETRConfig,
     Detected,
@@ -118,7 +117,10 @@ class Criterion:
     ) -> Criterion:
         """The losses that fit the model's geometry; `changes` are fields of this class."""
         if model.config.geometry == "pixel":
-            made = cls(LossWeights.pixel(), MatchCosts.pixel(), class_weights, match_layers=False)
+            nucleus = model.config.nucleus_px
+            costs = MatchCosts.pixel(nucleus)
+            made = cls(LossWeights.pixel(), costs, class_weights, match_layers=False)
+            made = replace(made, soft_radius=nucleus)
         else:
             made = cls(LossWeights(), MatchCosts(), class_weights)
         made = replace(made, **changes)
@@ -203,7 +205,9 @@ class _Losses:
         logits, boxes = detected.logits, detected.boxes
         pairs = self._match(logits[-1], boxes[-1], self.usable)
         parts: dict[str, Tensor] = {}
-        for i, (score, box) in enumerate(zip(logits, boxes, strict=True)):
+        # Without a decoder there is nothing to learn but heatmap and class map.
+        learned = zip(logits, boxes, strict=True) if self.model.config.detection_layers else ()
+        for i, (score, box) in enumerate(learned):
             anew = criterion.match_layers and i < len(logits) - 1
             own = self._match(score, box, self.usable) if anew else pairs
             self._add_detection(parts, score, box, own, self.usable)
@@ -214,7 +218,8 @@ class _Losses:
         if self.encoded.heat is not None:
             parts["heat"] = self.weights.heat * self._heat(self.encoded.heat)
             parts["dense"] = self.weights.dense * self._dense()
-        parts["class"] = self.weights.classes * self._classes(pairs)
+        if self.model.config.representation_layers:
+            parts["class"] = self.weights.classes * self._classes(pairs)
         if any(t.composition is not None for t in self.targets):
             parts["composition"] = self.weights.composition * self._composition()
         return parts
@@ -243,7 +248,7 @@ class _Losses:
         more = {"objectness": loss[usable].sum() / max(len(self.cells), 1)}
         found, true = boxes[pairs.image, pairs.query], self.cells.boxes[pairs.cell]
         pixel = self.criterion.costs.centre_px is not None
-        unit = self.side / OFFSET_PX if pixel else torch.ones_like(self.side)
+        unit = self.side / self.model.config.offset_px if pixel else torch.ones_like(self.side)
         giou = self.weights.giou > 0
         more |= box_losses(found, true, unit, log_size=pixel, giou=giou)
         for name, value in more.items():
@@ -292,7 +297,8 @@ class _Losses:
 
     def _dense(self) -> Tensor:
         # Five places per cell, so that neighbours of the centre learn the class as well.
-        shifts = self.side.new_tensor([[0, 0], [2, 0], [-2, 0], [0, 2], [0, -2]])
+        step = self.model.config.nucleus_px / 6
+        shifts = step * self.side.new_tensor([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
         known = self.cells.class_ids >= 0
         if not bool(known.any()):
             return self.side.new_zeros(())
@@ -329,10 +335,16 @@ class _Losses:
             weight = self._trust(detected.logits[-1], detected.boxes[-1])
             return query_slots(detected, self.cells, pairs, usable=self.usable, weight=weight)
         if config.mode == "parallel" and config.decoupled:
-            slots = annotated_slots(detected, self.cells, pairs, image)
+            slots = annotated_slots(detected, self.cells, pairs, image, config.nucleus_px)
         else:
             slots = matched_slots(config, detected, self.cells, pairs, image)
-        return disturb(slots, image, source=self.criterion.boxes, noise=self.criterion.noise)
+        return disturb(
+            slots,
+            image,
+            source=self.criterion.boxes,
+            noise=self.criterion.noise,
+            nucleus=config.nucleus_px,
+        )
 
     def _classes(self, pairs: Pairs) -> Tensor:
         slots = self._slots(pairs)
@@ -373,7 +385,7 @@ class _Losses:
         used = self.detected.queries.valid[rows] & (score > CELL_SCORE)
         if not bool(used.any()):
             return self.side.new_zeros(())
-        boxes = clamp_boxes(boxes, encoded.image)
+        boxes = clamp_boxes(boxes, encoded.image, self.model.config.nucleus_px)
         out = self.model.represent(
             encoded, boxes, padding=~used, features=self.detected.features[rows]
         )

@@ -11,6 +11,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from napari_celldetr.nets.slots import NUCLEUS_PX
+
 _FORBIDDEN = 1e6
 
 
@@ -137,9 +139,12 @@ class MatchCosts:
     gate_px: float | None = None
 
     @classmethod
-    def pixel(cls) -> MatchCosts:
-        """−2p + L1 / 4 px, pairs over 10 px rejected: for heatmap queries."""
-        return cls(2.0, False, 1.0, 4.0, 0.0, 0.0, 10.0)
+    def pixel(cls, nucleus: float = NUCLEUS_PX) -> MatchCosts:
+        """−2p + L1 / 4 px, pairs over 10 px rejected: for heatmap queries.
+
+        `nucleus` is a typical side in px; the distances named are for one of 12.
+        """
+        return cls(2.0, False, 1.0, nucleus / 3, 0.0, 0.0, nucleus * 5 / 6)
 
 
 @torch.no_grad()

@@ -17,9 +17,8 @@ from napari_celldetr.nets.celldetr import CROWDED, CellDETR, Detected, Encoded, 
 from napari_celldetr.nets.slots import clamp_boxes
 from napari_celldetr.nets.windows import predict_windows
 
-DUPLICATE_PX = 4.0
 DUPLICATE_IOU = 0.4
-"""Of cells nearer than this many px, or overlapping more than this, only the best scored stays.
+"""Of cells nearer than a third of a nucleus, or overlapping more than this, only the best stays.
 
 Of 7,707 nuclei with masks, 0.3 % have a neighbour whose box overlaps theirs that much."""
 _MULTIPLE = 64
@@ -212,14 +211,14 @@ class CellDETRPredictor:
         inside = (centre >= 0).all(1) & (centre[:, 0] < width) & (centre[:, 1] < height)
         used = torch.nonzero(valid & inside & (scores >= self._least)).flatten()
         px = boxes[used] * side.repeat(2)
-        used = used[_best_of_close(px, scores[used], radius=DUPLICATE_PX, iou=DUPLICATE_IOU)]
+        used = used[_best_of_close(px, scores[used], radius=config.offset_px, iou=DUPLICATE_IOU)]
         full = self._saturated(scores, valid, padded)
         flags = frozenset({SATURATED}) if full else frozenset()
         if not len(used):
             return TilePrediction(empty, flags)
         # As in training: there, classes of all queries are learned from the boxes as they are.
         raw = config.class_target == "all" and config.mode == "sequential"
-        chosen = boxes[used] if raw else clamp_boxes(boxes[used], padded)
+        chosen = boxes[used] if raw else clamp_boxes(boxes[used], padded, config.nucleus_px)
         p, embeddings = self._describe(views, chosen, used, i)
         if not bool(torch.isfinite(p).all() & torch.isfinite(embeddings).all()):
             return TilePrediction(empty, frozenset({NUMERICAL}))
@@ -247,13 +246,22 @@ class CellDETRPredictor:
             at = _mirror(boxes, flip)[None]
             shown = None if config.decoupled else detected.features[i, used][None]
             out = self._model.represent(one, at, features=shown)
-            share = _probabilities(out.logits[-1][0], config.class_target)
-            if config.dense_class_weight > 0:
-                dense = self._model.class_at(one, at)[0].float().softmax(-1)
-                share = share.lerp(dense, config.dense_class_weight)
-            p.append(share)
-            vectors.append(out.embeddings[0].float())
+            p.append(self._shares(one, at, out.logits))
+            vector = out.embeddings[0] if out.logits else detected.features[i, used]
+            vectors.append(vector.float())
         return torch.stack(p).mean(0), torch.stack(vectors).mean(0)
+
+    def _shares(self, one: Encoded, at: Tensor, logits: list[Tensor]) -> Tensor:
+        # Class probabilities (N, K): the decoder's, mixed with the dense map's.
+        config = self._model.config
+        dense = None
+        if config.dense_class_weight > 0:
+            dense = self._model.class_at(one, at)[0].float().softmax(-1)
+        if not logits:
+            assert dense is not None
+            return dense
+        share = _probabilities(logits[-1][0], config.class_target)
+        return share if dense is None else share.lerp(dense, config.dense_class_weight)
 
     def _table(self, scores: Tensor, boxes: Tensor, p: Tensor, vectors: Tensor) -> Detections:
         half = boxes[:, 2:] / 2

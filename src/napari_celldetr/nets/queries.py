@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_celldetr.nets.celldetr_config import CellDETRConfig
-from napari_celldetr.nets.slots import NUCLEUS_PX
 from napari_celldetr.nets.transformer import sine_position
 
 CROWDED = 3
@@ -209,7 +208,7 @@ class HeatmapQueries(nn.Module):
         )
         height, width = encoded.image
         image = xy.new_tensor([width, height])
-        size = NUCLEUS_PX * self.log_size(content).float().clamp(-2, 2).exp() / image
+        size = self.config.nucleus_px * self.log_size(content).float().clamp(-2, 2).exp() / image
         references = torch.cat((xy, size), -1)
         position = None
         if self.position is not None:

@@ -13,10 +13,13 @@ _PADDING_BOX = (0.5, 0.5, 1.0, 1.0)
 """What an unused slot holds (CellDETR, supplement A.1)."""
 
 
-def clamp_boxes(boxes: Tensor, image: tuple[int, int]) -> Tensor:
-    """Boxes (…, 4) with sides between half and six typical nuclei, so none is a dot or a field."""
+def clamp_boxes(boxes: Tensor, image: tuple[int, int], nucleus: float = NUCLEUS_PX) -> Tensor:
+    """Boxes (…, 4) with sides between half and six typical nuclei, so none is a dot or a field.
+
+    `nucleus` is a typical side in px.
+    """
     side = boxes.new_tensor([image[1], image[0]])
-    size = (boxes[..., 2:] * side).clamp(NUCLEUS_PX / 2, NUCLEUS_PX * 6) / side
+    size = (boxes[..., 2:] * side).clamp(nucleus / 2, nucleus * 6) / side
     return torch.cat((boxes[..., :2], size), -1)
 
 

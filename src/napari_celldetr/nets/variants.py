@@ -23,6 +23,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "parallel": {"mode": "parallel"},
     "score_of_both": {"class_target": "all"},
     "no_dense_classes": {"dense_class_weight": 0.0},
+    "only_dense_classes": {"representation_layers": 0, "dense_class_weight": 1.0},
+    "no_decoders": {
+        "detection_layers": 0,
+        "representation_layers": 0,
+        "dense_class_weight": 1.0,
+    },
     "window_heatmap": _SIGMOID,
     "window_two_stage": _SIGMOID | _NO_HEATMAP | {"query_source": "two_stage"},
     "window_learned": _SIGMOID | _NO_HEATMAP | {"query_source": "learned"},
@@ -38,12 +44,16 @@ heatmap nothing else is possible, so ``window_heatmap`` is what the other two co
 """
 
 
-def ablation_variants(num_classes: int, **changes: Any) -> dict[str, CellDETRConfig]:
+def ablation_variants(
+    num_classes: int, *, mpp: float = 0.5, **changes: Any
+) -> dict[str, CellDETRConfig]:
     """Configurations of an ablation by name; the first, ``small``, is the reference.
 
     Parameters
     ----------
     num_classes : int
+    mpp : float
+        µm/px that the networks are for.
     **changes
         Fields of `CellDETRConfig` to set in all variants that do not set them themselves.
 
@@ -53,6 +63,6 @@ def ablation_variants(num_classes: int, **changes: Any) -> dict[str, CellDETRCon
         When the changes do not fit a variant.
     """
     return {
-        name: replace(CellDETRConfig.small(num_classes), **(changes | own))
+        name: replace(CellDETRConfig.small(num_classes, mpp=mpp), **(changes | own))
         for name, own in ABLATIONS.items()
     }

@@ -58,7 +58,7 @@ def ablate(
     if variants is None:
         from napari_celldetr.nets.variants import ablation_variants
 
-        variants = ablation_variants(len(config.class_names))
+        variants = ablation_variants(len(config.class_names), mpp=config.mpp)
     variants = {name: _fitted(network, config.crop) for name, network in variants.items()}
     reference = next(iter(variants.values()))
     chosen = _chosen(config, variants)

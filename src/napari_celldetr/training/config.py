@@ -26,6 +26,7 @@ class Recipe:
 RECIPES = {
     # Reached on two CPU cores in under an hour; large rates suit the small decoders.
     "small": Recipe(8, 4e-4, 2e-3, 5e-4, 0.02, 150, 5.0),
+    "dense": Recipe(8, 4e-4, 2e-3, 5e-4, 0.02, 150, 5.0),
     # CellDETR's published settings.
     "paper": Recipe(16, 8e-6, 8e-5, 8e-5, 1e-4, 600, 0.1),
 }
@@ -48,7 +49,8 @@ class RunConfig:
         str, Field("Hold out", "Groups (patients) never trained on, separated by commas")
     ] = ""
     architecture: Annotated[
-        Literal["small", "paper"], Field("Network", "small is fast; paper is the reference")
+        Literal["small", "dense", "paper"],
+        Field("Network", "small is fast; dense is small without decoders; paper is the reference"),
     ] = "small"
     backbone: Annotated[
         str, Field("Backbone", "timm name; empty takes mobilenetv2_100 (small), resnet50 (paper)")

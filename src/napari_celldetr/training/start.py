@@ -33,7 +33,7 @@ class Architecture:
     network : type
         Class of its networks; a network keeps its settings in a dataclass `config`.
     settings : callable
-        Number of classes -> the network's settings.
+        Number of classes and µm/px -> the network's settings.
     build : callable
         Settings and a file of backbone weights (or None) -> network.
     criterion : callable
@@ -49,7 +49,7 @@ class Architecture:
 
     registered: str
     network: type[nn.Module]
-    settings: Callable[[int], Any]
+    settings: Callable[[int, float], Any]
     build: Callable[[Any, str | None], nn.Module]
     criterion: Callable[[Any, Tensor, TrainConfig], Callable[..., tuple[Tensor, dict[str, float]]]]
     heads: tuple[str, ...]
@@ -57,7 +57,7 @@ class Architecture:
     backbone: str = "encoder.backbone"
 
 
-def _celldetr(settings: Callable[[int], CellDETRConfig]) -> Architecture:
+def _celldetr(settings: Callable[[int, float], CellDETRConfig]) -> Architecture:
     return Architecture(
         OWN,
         CellDETR,
@@ -82,8 +82,9 @@ def _celldetr_criterion(model: CellDETR, weights: Tensor, config: TrainConfig) -
 
 
 ARCHITECTURES = {
-    "small": _celldetr(CellDETRConfig.small),
-    "paper": _celldetr(lambda classes: CellDETRConfig(num_classes=classes)),
+    "small": _celldetr(lambda classes, mpp: CellDETRConfig.small(classes, mpp=mpp)),
+    "dense": _celldetr(lambda classes, mpp: CellDETRConfig.dense(classes, mpp=mpp)),
+    "paper": _celldetr(lambda classes, mpp: CellDETRConfig(num_classes=classes)),
 }
 
 
@@ -113,12 +114,11 @@ def start(config: RunConfig, network: Any = None) -> Start:
     if config.init:
         return _continued(config, architecture)
     count = len(config.class_names)
-    wanted = network or architecture.settings(count)
+    wanted = network or architecture.settings(count, config.mpp)
     if config.backbone:
         wanted = replace(wanted, backbone=config.backbone)
     wanted = _moded(wanted, config)
     model = architecture.build(wanted, config.backbone_weights or None)
-    _exact(model)
     return Start(model, input_statistics(wanted.backbone))
 
 
@@ -149,16 +149,9 @@ def _continued(config: RunConfig, architecture: Architecture) -> Start:
         state = parent.state_dict()
         fitting = {name: value for name, value in state.items() if value.shape == shapes[name]}
         model.load_state_dict(fitting, strict=False)
-    _exact(model)
     probe = isinstance(config, TrainConfig) and config.freeze == "all_but_classifier"
     detects = bool(card.training.get("detects", True)) or not probe
     return Start(model, (card.mean, card.std), card, detects)
-
-
-def _exact(model: nn.Module) -> None:
-    # The fast form's gradient is the reference's, so forwards it would only be extra work.
-    if isinstance(model, CellDETR):
-        model.set_backend("grid_sample")
 
 
 def _moded(settings: Any, config: RunConfig) -> Any:

@@ -85,13 +85,4 @@ def collate(items: list[dict[str, Any]]) -> tuple[Tensor, list[Targets]]:
 
 def to_device(targets: list[Targets], device: str) -> list[Targets]:
     """The same targets on another device."""
-    return [
-        Targets(
-            t.centres.to(device),
-            t.sizes.to(device),
-            t.class_ids.to(device),
-            None if t.valid is None else t.valid.to(device),
-            None if t.composition is None else t.composition.to(device),
-        )
-        for t in targets
-    ]
+    return [t.to(device) for t in targets]

@@ -156,8 +156,6 @@ def make_card(
 ) -> ModelCard:
     """The card of a freshly trained model; figures are added by evaluation."""
     arguments = settings_of(model)
-    if "backend" in arguments:
-        arguments["backend"] = "embedding_bag"
     data = [
         {
             "name": p.spec.folder.name,

@@ -19,7 +19,7 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CellDETR
 from napari_celldetr.nets.predictor import CellDETRPredictor
-from napari_celldetr.nets.slots import NUCLEUS_PX, clamp_boxes
+from napari_celldetr.nets.slots import clamp_boxes
 from napari_celldetr.training.config import TrainConfig
 from napari_celldetr.training.datasets import Field, resample
 from napari_celldetr.training.evaluate import found_cells, point_field
@@ -143,9 +143,8 @@ def _known(value: float) -> float | None:
 
 
 def as_predictor(network: nn.Module, card: ModelCard, device: str) -> Predictor:
-    """The network as it is used: in float32, with the fast form of its attention."""
+    """The network as it is used: in float32."""
     if isinstance(network, CellDETR):
-        network.set_backend("embedding_bag")
         return CellDETRPredictor(network, card, device=device)
     made: Predictor = network.make_predictor(card, device=device, flips=False)  # type: ignore[operator]
     return made
@@ -160,11 +159,11 @@ def _given(network: nn.Module, card: ModelCard, field: Field, device: str) -> Po
     image = torch.from_numpy(field.image.copy()).to(device).permute(2, 0, 1)[None].float()
     down, right = (-image.shape[-2] % 64, -image.shape[-1] % 64)
     image = torch.nn.functional.pad((image - mean) / std, (0, right, 0, down), mode="replicate")
-    sizes = np.where(np.isfinite(field.sizes), field.sizes, NUCLEUS_PX)
+    sizes = np.where(np.isfinite(field.sizes), field.sizes, network.config.nucleus_px)
     boxes = torch.from_numpy(np.concatenate((field.points, sizes), 1)).float().to(device)
     side = boxes.new_tensor([image.shape[-1], image.shape[-2]]).repeat(2)
     encoded = network.encode(image)
-    chosen = clamp_boxes(boxes / side, encoded.image)[None]
+    chosen = clamp_boxes(boxes / side, encoded.image, network.config.nucleus_px)[None]
     logits = network.represent(encoded, chosen).logits[-1][0]
     return PointField(
         np.asarray(field.points, np.float64),
