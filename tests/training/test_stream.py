@@ -163,3 +163,16 @@ def test_class_shares_reach_the_targets():
                 assert target.composition is None
             else:
                 np.testing.assert_array_equal(target.composition.numpy(), expected)
+
+
+def test_outlined_fields_are_exhaustive_and_points_are_not(root):
+    words = f"points:{root / 'points'} instances:{root / 'instances'}@0.5"
+    points, masks = load_pools(config(root, data=words))
+    plan = Augmentation(mosaic_p=1.0)
+    for pools, expected in (([points], False), ([masks], True)):
+        for augmentation in (Augmentation(), plan):
+            items = [stream(pools, augmentation=augmentation)[i] for i in range(3)]
+            assert [t.exhaustive for t in collate(items)[1]] == [expected] * 3
+    # A mosaic of both is as good as its worst part.
+    made = [stream([points, masks], augmentation=plan)[i] for i in range(6)]
+    assert not all(t.exhaustive for t in collate(made)[1])

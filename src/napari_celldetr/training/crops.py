@@ -52,6 +52,8 @@ class Crop:
         of the field.
     scale : float
         Crop px per field px.
+    exhaustive : bool
+        Every nucleus was outlined, so that none can have been passed over.
     """
 
     image: NDArray[np.uint8]
@@ -63,6 +65,7 @@ class Crop:
     rows: NDArray[np.intp]
     composition: NDArray[np.float32] | None = None
     scale: float = 1.0
+    exhaustive: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +112,7 @@ class Piece:
             rows,
             self.field.composition if seen >= COMPOSITION_SHARE * height * width else None,
             self.scale,
+            self.field.complete and self.field.instances is not None,
         )
 
 

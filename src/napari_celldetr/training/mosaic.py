@@ -109,6 +109,7 @@ def join_parts(parts: Sequence[Crop], size: int, seams: tuple[int, int]) -> Crop
         all(p.complete for p in parts),
         np.full(sum(len(p.points) for p in parts), -1, np.intp),
         _mean_composition(parts),
+        exhaustive=all(p.exhaustive for p in parts),
     )
 
 

@@ -52,7 +52,7 @@ class CropStream(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Crop `index` as arrays: image uint8 (s, s, 3), points, sizes, class_ids, valid.
 
-        `composition` is there where the crop has one.
+        `composition` is there where the crop has one; `exhaustive` is a bool.
         """
         crop = self.maker(np.random.default_rng([self.seed, index]))
         item = {
@@ -61,6 +61,7 @@ class CropStream(Dataset[dict[str, Any]]):
             "sizes": crop.sizes,
             "class_ids": crop.class_ids,
             "valid": np.ascontiguousarray(crop.valid),
+            "exhaustive": crop.exhaustive,
         }
         if crop.composition is not None:
             item["composition"] = crop.composition
@@ -77,6 +78,7 @@ def collate(items: list[dict[str, Any]]) -> tuple[Tensor, list[Targets]]:
             torch.from_numpy(np.asarray(i["class_ids"], np.int64)),
             torch.from_numpy(i["valid"]),
             torch.from_numpy(i["composition"]) if "composition" in i else None,
+            bool(i.get("exhaustive", False)),
         )
         for i in items
     ]

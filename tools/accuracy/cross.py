@@ -1,0 +1,90 @@
+"""Figures on patients and on sites that no training saw."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from methods import BREAST, DENSE, METHODS, Places, cross_config
+from pictures import best_median_worst, field_score, panel, sheet
+
+from napari_celldetr.core.progress import drain
+from napari_celldetr.training.crossval import CrossReport, SetReport, crossvalidate
+from napari_celldetr.training.held_out import paired_differences, thresholded
+from napari_celldetr.training.pools import load_fields
+from napari_celldetr.training.specs import parse_data
+
+By = Literal["group", "site"]
+WAYS: tuple[By, ...] = ("group", "site")
+
+
+def run_all(places: Places, only: str = "") -> dict[str, Any]:
+    """Cross-validate every method both ways; returns figures by way and method."""
+    found: dict[str, Any] = {}
+    for by in WAYS:
+        reports = {
+            name: drain(crossvalidate(cross_config(method, by, places, only=only)))
+            for name, method in METHODS.items()
+        }
+        found[by] = {
+            "folds": [list(f) for f in reports[DENSE.name].folds],
+            "methods": {name: report.as_dict()["sets"] for name, report in reports.items()},
+            "against_dense": {
+                name: against(report, reports[DENSE.name])
+                for name, report in reports.items()
+                if name != DENSE.name
+            },
+        }
+    return found
+
+
+def against(ours: CrossReport, theirs: CrossReport) -> dict[str, Any]:
+    """Paired differences of every set at the first radius."""
+    gaps = {}
+    for name, mine in ours.sets.items():
+        other = theirs.sets[name]
+        gaps[name] = [
+            asdict(gap)
+            for gap in paired_differences(
+                rescaled(mine), rescaled(other), next(iter(mine.scores)), mine.class_names
+            )
+        ]
+    return gaps
+
+
+def rescaled(report: SetReport) -> list[Any]:
+    """Thresholded fields in µm, so that networks of other pixel sizes can be paired."""
+    from dataclasses import replace
+
+    return [
+        replace(f, truth_xy=f.truth_xy * report.mpp, found_xy=f.found_xy * report.mpp)
+        for f in thresholded(report.held_out, report.thresholds)
+    ]
+
+
+def twelve_fields(places: Places, name: str, path: Path) -> list[dict[str, Any]]:
+    """The best, middle and worst four fields by patient, drawn; returns their figures."""
+    report = drain(crossvalidate(cross_config(METHODS[name], "group", places))).sets[BREAST]
+    cells = thresholded(report.held_out, report.thresholds)
+    radius = next(iter(report.scores)) / report.mpp
+    values = [field_score(f, radius, report.class_names) for f in cells]
+    spec = parse_data(places.breast_words)[0]
+    images = {f.name: f for f in load_fields(spec, class_names=report.class_names)}
+    panels, rows = [], []
+    for word, i in best_median_worst(values, 4):
+        field = images[cells[i].name]
+        # Shown at the field's own scale.
+        shown = report.mpp / (field.mpp or report.mpp)
+        title = f"{word}: {cells[i].name[:23]}, mean of F1 {values[i]:.2f}"
+        panels.append((title, panel(field.image, moved(cells[i], shown), radius * shown)))
+        rows.append({"name": cells[i].name, "word": word, "mean_f1": values[i]})
+    sheet(panels, 4, report.class_names, path)
+    return rows
+
+
+def moved(cells: Any, factor: float) -> Any:
+    """The cells of a field whose pixels are that much larger."""
+    from dataclasses import replace
+
+    return replace(cells, truth_xy=cells.truth_xy * factor, found_xy=cells.found_xy * factor)

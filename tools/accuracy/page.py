@@ -1,0 +1,219 @@
+"""The accuracy page, written from measured results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Row = Sequence[object]
+
+
+def table(head: Sequence[str], rows: Iterable[Row]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(v) for v in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """``.875`` for 0.875; a dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+
+
+def spread(value: float | None, interval: Sequence[float | None] | None) -> str:
+    """``.875 [.854, .888]``."""
+    if interval is None or interval[0] is None:
+        return number(value)
+    return f"{number(value)} [{number(interval[0])}, {number(interval[1])}]"
+
+
+def score_row(label: str, scores: dict[str, Any], class_names: Sequence[str]) -> list[str]:
+    """Method, detection and class F1 with intervals, class mean."""
+    spans = scores.get("intervals", {})
+    names = [n for n in class_names if n in scores]
+    cells = [spread(scores[n]["f1"], spans.get(n)) for n in ("detection", *names)]
+    if names:
+        cells.append(spread(scores["class_mean_f1"], spans.get("class mean")))
+    return [label, *cells]
+
+
+def difference_row(label: str, gaps: Sequence[dict[str, Any]]) -> list[str]:
+    """Differences in points (hundredths) with their intervals."""
+    cells = [
+        f"{100 * g['value']:+.1f} [{100 * g['low']:+.1f}, {100 * g['high']:+.1f}]" for g in gaps
+    ]
+    return [label, *cells]
+
+
+def render(known: dict[str, Any]) -> str:
+    """The page out of stored figures; a study that was not run is said to be missing."""
+    parts = [INTRODUCTION]
+    for title, study, write in SECTIONS:
+        parts.append(f"## {title}")
+        parts.append(write(known[study]) if study in known else "Not measured yet.")
+    parts.append(UNKNOWN)
+    return "\n\n".join(parts) + "\n"
+
+
+def _cross(found: dict[str, Any]) -> str:
+    parts = [
+        "Every field is scored by networks that never saw its patient (five folds) or its site "
+        "(the tissue source site in the TCGA barcode; three folds). Score thresholds are chosen "
+        "on the other folds. Brackets are 95 % intervals, bootstrapped over fields. The plain "
+        "dense baseline gets the same crops, steps and weights to start from."
+    ]
+    for by, one in found.items():
+        parts.append(f"### By {'patient' if by == 'group' else 'site'}")
+        for name in sorted({s for m in one["methods"].values() for s in m}):
+            parts += _set_tables(name, one)
+    return "\n\n".join(parts)
+
+
+def _set_tables(name: str, one: dict[str, Any]) -> list[str]:
+    methods = {m: sets[name] for m, sets in one["methods"].items() if name in sets}
+    first = next(iter(methods.values()))
+    radii = list(first["scores_by_radius_um"])
+    classes = _classes(first["scores_by_radius_um"][radii[0]])
+    parts = []
+    for radius in radii:
+        rows = [
+            score_row(method, found["scores_by_radius_um"][radius], classes)
+            for method, found in methods.items()
+        ]
+        fields = first["scores_by_radius_um"][radius]["fields"]
+        head = ["", "detection F1", *classes, *(["class mean"] if classes else [])]
+        parts.append(f"**{name}**, {fields} fields, a cell counts within {radius} µm")
+        parts.append(table(head, rows))
+    gaps = {m: g[name] for m, g in one["against_dense"].items() if name in g}
+    head = ["points above the dense baseline", "detection", *classes]
+    head += ["class mean"] if classes else []
+    parts.append(table(head, [difference_row(m, g) for m, g in gaps.items()]))
+    rows = [
+        [method, number(found[rule]["detection_f1"]), number(found[rule]["class_mean_f1"])]
+        for rule in ("hovernet", "hovernet_gated")
+        for method, found in ((f"{m}, {WORDS[rule]}", f) for m, f in methods.items())
+    ]
+    parts.append("By HoVer-Net's rule, at the first radius:")
+    parts.append(table(["", "F_d", "mean F_c"], rows))
+    return parts
+
+
+WORDS = {"hovernet": "as published", "hovernet_gated": "pairs within the radius only"}
+
+
+def _classes(scores: dict[str, Any]) -> list[str]:
+    known = {"rule", "radius", "fields", "class_mean_f1", "detection", "intervals"}
+    return [k for k in scores if k not in known]
+
+
+def _fields(found: dict[str, Any]) -> str:
+    parts = [
+        "The best, middle and worst four fields of the cross-validation by patient, with what "
+        "was found over what is annotated."
+    ]
+    for name, rows in found.items():
+        parts.append(f"![{name}](images/fields-{name}.jpg)")
+        parts.append(
+            table(
+                ["", "field", "mean F1"],
+                [[r["word"], r["name"], number(r["mean_f1"], 2)] for r in rows],
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def _few(found: dict[str, Any]) -> str:
+    steps = found["steps"]
+    rows = []
+    for row in found["rows"]:
+        way = "linear probe" if row["probe"] else "fine-tuned"
+        rows.append(
+            [
+                f"{100 * row['share']:g} %",
+                way,
+                row["start"],
+                number(row["detection"]),
+                number(row["class_mean"]),
+            ]
+        )
+    return (
+        f"One fold by patient. Pretraining {steps['pretraining']} steps, probe {steps['probe']}, "
+        f"fine-tuning {steps['tuning']}. A probe classifies cells at annotated places and does "
+        "not detect.\n\n"
+        + table(["labelled fields", "", "start", "detection F1", "class mean"], rows)
+    )
+
+
+def _speed(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{row['mpp']:g}",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['ms_per_mpx']:.0f}",
+            f"{row['ms_per_mm2'] / 1000:.1f}",
+        ]
+        for name, row in found["models"].items()
+    ]
+    head = ["model", "µm/px", "parameters", "ms per Mpx", "s per mm²"]
+    return f"{found['threads']} CPU threads, float32.\n\n" + table(head, rows)
+
+
+def _scanners(found: dict[str, Any]) -> str:
+    rows = [
+        [name, row["cells"], f"{100 * row['positive']:.1f} %"]
+        for name, row in found["scanners"].items()
+    ]
+    return (
+        "One Ki67 region on two scanners with celldetr-ihc.\n\n"
+        + table(["scanner", "cells", "positive"], rows)
+        + f"\n\nCounts are {100 * found['counts_apart']:.1f} % apart, positive shares "
+        f"{100 * found['positive_apart']:.1f} points."
+    )
+
+
+def _endonuke(found: dict[str, Any]) -> str:
+    return (
+        "EndoNuke tiles of a prefix that training leaves out, within 4 µm, at the model's own "
+        f"threshold: F1 {spread(found['detection']['f1'], found['intervals']['detection'])}, "
+        f"precision {number(found['detection']['precision'])}, "
+        f"recall {number(found['detection']['recall'])}."
+    )
+
+
+def _ablation(found: dict[str, Any]) -> str:
+    return str(found["markdown"])
+
+
+def _calibration(found: dict[str, Any]) -> str:
+    return "\n\n".join(f"{name}: {report['figures']}" for name, report in found.items())
+
+
+SECTIONS = (
+    ("Patients and sites nobody trained on", "cross", _cross),
+    ("Twelve fields", "fields", _fields),
+    ("Few labels, and pretraining without any", "few", _few),
+    ("What each part of the network is worth", "ablation", _ablation),
+    ("Immunohistochemistry: another prefix", "endonuke", _endonuke),
+    ("Immunohistochemistry: two scanners", "scanners", _scanners),
+    ("Are scores probabilities?", "calibration", _calibration),
+    ("Speed", "speed", _speed),
+)
+
+INTRODUCTION = """\
+# Accuracy
+
+All figures on this page were measured by `python tools/accuracy DATA`, which writes it. Research
+use only. Not a medical device; not for diagnostic or treatment decisions."""
+
+UNKNOWN = """\
+## What we do not know
+
+- Labels cap these figures: a share of dark or blurred nuclei is not annotated, so that a cell
+  found there counts as wrong. Two unrelated detectors agree with each other more than with the
+  points.
+- All annotated H&E fields with classes come from breast cancer and three source sites. How
+  classes hold on other organs was not measured.
+- Extents were learned from nuclei of one laboratory."""

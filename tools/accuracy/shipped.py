@@ -1,0 +1,101 @@
+"""Figures of the models that ship: two scanners, calibration, speed."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+from methods import BREAST, ENDONUKE, Places
+
+from napari_celldetr import DetectConfig, detect, load_model, open_slide
+from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.progress import drain
+from napari_celldetr.nets.registry import list_models
+from napari_celldetr.training.config import EvaluateConfig
+from napari_celldetr.training.evaluate import evaluate
+
+SCANNERS = {"ndpi": "OS-2-ndpi_Ki67.ome.tif", "vsi": "OS-2-vsi_Ki67.ome.tif"}
+ENDONUKE_HELD_OUT = "9209df3f"
+SPEED_TILE, SPEED_TURNS = 1024, 5
+
+
+def two_scanners(places: Places, model: str = "celldetr-ihc") -> dict[str, Any]:
+    """Counts and positive share of one region on two scanners."""
+    predictor = load_model(model, device="cpu")
+    rows = {}
+    for name, file in SCANNERS.items():
+        path = places.data / "slides" / file
+        with tempfile.TemporaryDirectory() as folder, open_slide(path) as slide:
+            cells: Detections = drain(
+                detect(slide, DetectConfig(model=model), predictor=predictor, workspace=folder)
+            )
+        positive = int((cells.class_ids == 1).sum())
+        rows[name] = {"cells": len(cells), "positive": positive / max(len(cells), 1)}
+    a, b = rows["ndpi"], rows["vsi"]
+    return {
+        "scanners": rows,
+        "counts_apart": abs(a["cells"] - b["cells"]) / max(a["cells"], b["cells"]),
+        "positive_apart": abs(a["positive"] - b["positive"]),
+    }
+
+
+def endonuke(places: Places, model: str = "celldetr-ihc") -> dict[str, Any]:
+    """Point F1 at 4 µm on the tiles of one prefix, which training leaves out."""
+    config = EvaluateConfig(
+        data=f"points:{places.data / ENDONUKE}@0.29",
+        model=model,
+        groups=ENDONUKE_HELD_OUT,
+        radius_um=4.0,
+        device="cpu",
+    )
+    report = drain(evaluate(config))
+    return report.scores[ENDONUKE].to_dict() | {"threshold": report.threshold}
+
+
+def calibration(places: Places) -> dict[str, Any]:
+    """Calibration error of every H&E model on the validation fields."""
+    found = {}
+    for card in list_models():
+        if card.stain != "H&E":
+            continue
+        config = EvaluateConfig(
+            data=f"points:{places.data / BREAST}@0.5", model=card.name, split="val", device="cpu"
+        )
+        report = drain(evaluate(config))
+        found[card.name] = report.as_dict()
+    return found
+
+
+def speed() -> dict[str, Any]:
+    """Milliseconds per million px of the model's own scale, and per mm², on this machine.
+
+    The median of several turns on a tile of a real tissue texture, after one to warm up.
+    """
+    import torch
+    from skimage import data
+
+    picture = data.immunohistochemistry()
+    tile = np.tile(picture, (2, 2, 1))[:SPEED_TILE, :SPEED_TILE][None]
+    rows: dict[str, Any] = {}
+    for card in list_models():
+        predictor = load_model(card.name, device="cpu")
+        predictor.predict(tile)
+        turns = []
+        for _ in range(SPEED_TURNS):
+            started = time.perf_counter()
+            predictor.predict(tile)
+            turns.append(time.perf_counter() - started)
+        per_mpx = 1000 * float(np.median(turns)) / (SPEED_TILE**2 / 1e6)
+        rows[card.name] = {
+            "mpp": card.mpp,
+            "ms_per_mpx": per_mpx,
+            "ms_per_mm2": per_mpx / card.mpp**2,
+            "parameters": _parameters(predictor),
+        }
+    return {"threads": torch.get_num_threads(), "models": rows}
+
+
+def _parameters(predictor: Any) -> int:
+    return int(sum(p.numel() for p in predictor.model.parameters()))
