@@ -1,11 +1,13 @@
 """Measure how accurate the models are, and write `docs/accuracy.md`.
 
     python tools/accuracy DATA [--studies cross,few,…] [--render]
+    python tools/accuracy DATA --train dense:site celldetr-he:group:1,3
 
 DATA is a folder with the data sets named in `methods.py`. Trainings are kept in `--runs`: the
 command goes on where it was, and what is finished is read back. Everything together takes many
-hours on two cores; figures of each study are stored in ``docs/accuracy.json`` when it ends, and
-the page is written from them alone.
+hours on two cores; with `--train` several processes can share the folds beforehand. Figures of
+each study are stored in ``docs/accuracy.json`` when it ends, and the page is written from them
+alone.
 """
 
 from __future__ import annotations
@@ -58,6 +60,9 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "accuracy")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     parser.add_argument("--studies", default="", help="names, separated by commas; empty runs all")
+    parser.add_argument(
+        "--train", nargs="+", metavar="METHOD:WAY[:FOLDS]", help="only train these folds"
+    )
     parser.add_argument("--render", action="store_true", help="write the page and run nothing")
     given = parser.parse_args()
     places = Places(given.data, given.runs, given.out)
@@ -69,6 +74,10 @@ def main() -> int:
         parser.error(f"no such studies: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     keep_memory()
     try:
+        if given.train:
+            for word in given.train:
+                cross.train_folds(places, *word.split(":"))
+            return 0
         for name in [] if given.render else wanted:
             print(f"{name} …", file=sys.stderr, flush=True)
             known[name] = every[name]()

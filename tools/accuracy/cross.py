@@ -19,12 +19,18 @@ By = Literal["group", "site"]
 WAYS: tuple[By, ...] = ("group", "site")
 
 
-def run_all(places: Places, only: str = "") -> dict[str, Any]:
+def train_folds(places: Places, method: str, by: By, only: str = "") -> None:
+    """Train and score folds of one method; `run_all` reads them back."""
+    report = drain(crossvalidate(cross_config(METHODS[method], by, places, only=only)))
+    print(f"{method}\n{report.as_text()}", flush=True)
+
+
+def run_all(places: Places) -> dict[str, Any]:
     """Cross-validate every method both ways; returns figures by way and method."""
     found: dict[str, Any] = {}
     for by in WAYS:
         reports = {
-            name: drain(crossvalidate(cross_config(method, by, places, only=only)))
+            name: drain(crossvalidate(cross_config(method, by, places)))
             for name, method in METHODS.items()
         }
         found[by] = {

@@ -25,7 +25,7 @@ class Method:
 FINE = Method(
     "celldetr-he-hr",
     "CellDETR, fast network at 0.25 µm/px",
-    {"architecture": "small", "mpp": 0.25, "steps": 1500},
+    {"architecture": "small", "mpp": 0.25, "steps": 1000},
 )
 FAST = Method(
     "celldetr-he",
