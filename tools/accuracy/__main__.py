@@ -42,6 +42,11 @@ def studies(places: Places) -> dict[str, Callable[[], Any]]:
             for name in METHODS
             if name != "dense"
         },
+        "failures": lambda: {
+            name: cross.failures(places, name, images / f"failures-{name}.jpg")
+            for name in METHODS
+            if name != "dense"
+        },
         "few": lambda: few.run_all(places),
         "ablation": lambda: run_ablation(places),
         "scanners": lambda: shipped.two_scanners(places),

@@ -6,12 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from methods import BREAST, DENSE, METHODS, Places, cross_config
-from pictures import best_median_worst, field_score, panel, sheet
+from pictures import around, best_median_worst, field_score, panel, sheet
 
+from napari_celldetr.core.metrics import match_points
 from napari_celldetr.core.progress import drain
 from napari_celldetr.training.crossval import CrossReport, SetReport, crossvalidate
-from napari_celldetr.training.held_out import paired_differences, thresholded
+from napari_celldetr.training.held_out import above, paired_differences, thresholded
 from napari_celldetr.training.pools import load_fields
 from napari_celldetr.training.specs import parse_data
 
@@ -87,6 +89,53 @@ def twelve_fields(places: Places, name: str, path: Path) -> list[dict[str, Any]]
         rows.append({"name": cells[i].name, "word": word, "mean_f1": values[i]})
     sheet(panels, 4, report.class_names, path)
     return rows
+
+
+def failures(places: Places, name: str, path: Path, each: int = 8) -> dict[str, int]:
+    """The surest errors of the cross-validation by patient, drawn; returns how many there are.
+
+    A row each: cells found where nothing is annotated, best scored first; annotated cells that
+    were missed, fields taking turns; cells of a wrong class, surest first. One per field.
+    """
+    report = drain(crossvalidate(cross_config(METHODS[name], "group", places))).sets[BREAST]
+    radius = next(iter(report.scores)) / report.mpp
+    spec = parse_data(places.breast_words)[0]
+    images = {f.name: f for f in load_fields(spec, class_names=report.class_names)}
+    errors: dict[str, list[tuple[float, Any, Any]]] = {"nothing annotated": [], "missed": []}
+    errors["wrong class"] = []
+    for field in report.held_out:
+        kept = field.scores >= report.thresholds[field.fold]
+        cells = above(field, report.thresholds[field.fold])
+        for kind, sure, xy in judged(cells, field.sure[kept], radius):
+            errors[kind].append((sure, xy, cells))
+    panels = []
+    for kind, rows in errors.items():
+        seen: set[str] = set()
+        for sure, xy, cells in sorted(rows, key=lambda row: -row[0]):
+            if cells.name in seen or len(seen) == each:
+                continue
+            seen.add(cells.name)
+            image = images[cells.name]
+            factor = report.mpp / (image.mpp or report.mpp)
+            picture = panel(image.image, moved(cells, factor), radius * factor)
+            title = kind if kind == "missed" else f"{kind}, {sure:.2f}"
+            panels.append((title, around(picture, xy * factor)))
+    sheet(panels, each, report.class_names, path)
+    return {kind: len(rows) for kind, rows in errors.items()}
+
+
+def judged(cells: Any, sure: Any, radius: float) -> list[tuple[str, float, Any]]:
+    """Errors of a field: kind, how sure the model was (0 for a miss), and where."""
+    true_ids, found_ids = cells.ids()
+    true, found, _ = match_points(cells.truth_xy, cells.found_xy, radius)
+    false = np.setdiff1d(np.arange(len(cells.found_xy)), found)
+    missed = np.setdiff1d(np.arange(len(cells.truth_xy)), true)
+    wrong = found[(true_ids[true] >= 0) & (true_ids[true] != found_ids[found])]
+    return [
+        *(("nothing annotated", float(cells.scores[i]), cells.found_xy[i]) for i in false),
+        *(("missed", 0.0, cells.truth_xy[i]) for i in missed),
+        *(("wrong class", float(sure[i]), cells.found_xy[i]) for i in wrong),
+    ]
 
 
 def moved(cells: Any, factor: float) -> Any:

@@ -91,7 +91,7 @@ def _set_tables(name: str, one: dict[str, Any]) -> list[str]:
     head += ["class mean"] if classes else []
     parts.append(table(head, [difference_row(m, g) for m, g in gaps.items()]))
     rows = [
-        [method, number(found[rule]["detection_f1"]), number(found[rule]["class_mean_f1"])]
+        [method, number(found[rule]["f_d"]), number(found[rule]["class_mean_f1"])]
         for rule in ("hovernet", "hovernet_gated")
         for method, found in ((f"{m}, {WORDS[rule]}", f) for m, f in methods.items())
     ]
@@ -121,6 +121,18 @@ def _fields(found: dict[str, Any]) -> str:
                 [[r["word"], r["name"], number(r["mean_f1"], 2)] for r in rows],
             )
         )
+    return "\n\n".join(parts)
+
+
+def _failures(found: dict[str, Any]) -> str:
+    parts = [
+        "The surest errors of the cross-validation by patient: places where nothing is annotated, "
+        "annotated cells that were missed, and wrong classes; at most one of a kind per field. "
+        "Many of the first row are nuclei that the annotation lacks."
+    ]
+    for name, counts in found.items():
+        words = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+        parts += [f"![{name}](images/failures-{name}.jpg)", f"{name}, all errors: {words}."]
     return "\n\n".join(parts)
 
 
@@ -194,6 +206,7 @@ def _calibration(found: dict[str, Any]) -> str:
 SECTIONS = (
     ("Patients and sites nobody trained on", "cross", _cross),
     ("Twelve fields", "fields", _fields),
+    ("Failures", "failures", _failures),
     ("Few labels, and pretraining without any", "few", _few),
     ("What each part of the network is worth", "ablation", _ablation),
     ("Immunohistochemistry: another prefix", "endonuke", _endonuke),

@@ -50,6 +50,15 @@ def panel(image: NDArray[np.uint8], cells: PointField, radius: float) -> Image.I
     return picture
 
 
+def around(picture: Image.Image, xy: NDArray[Any], side: int = 72) -> Image.Image:
+    """A square of `side` field px around a place of a panel, white where the field ends."""
+    x, y = (round(float(v) * SCALE) for v in xy)
+    half = side * SCALE // 2
+    page = Image.new("RGB", (2 * half, 2 * half), "white")
+    page.paste(picture, (half - x, half - y))
+    return page.resize((3 * side, 3 * side), Image.Resampling.BICUBIC)
+
+
 def sheet(
     panels: Sequence[tuple[str, Image.Image]], columns: int, class_names: Sequence[str], path: Path
 ) -> None:
