@@ -52,6 +52,7 @@ def studies(places: Places) -> dict[str, Callable[[], Any]]:
         "scanners": lambda: shipped.two_scanners(places),
         "endonuke": lambda: shipped.endonuke(places),
         "calibration": lambda: shipped.calibration(places),
+        "pixel_sizes": lambda: shipped.pixel_sizes(places),
         "speed": shipped.speed,
     }
 

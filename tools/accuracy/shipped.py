@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from methods import BREAST, ENDONUKE, Places
+from methods import BREAST, ENDONUKE, TNBC, Places
 
 from napari_celldetr import DetectConfig, detect, load_model, open_slide
 from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.metrics import point_scores
 from napari_celldetr.core.progress import drain
 from napari_celldetr.nets.registry import list_models
 from napari_celldetr.training.config import EvaluateConfig
-from napari_celldetr.training.evaluate import evaluate
+from napari_celldetr.training.datasets import Field, resample
+from napari_celldetr.training.evaluate import evaluate, found_cells, point_field
+from napari_celldetr.training.pools import load_fields
+from napari_celldetr.training.specs import parse_data
 
 SCANNERS = {"ndpi": "OS-2-ndpi_Ki67.ome.tif", "vsi": "OS-2-vsi_Ki67.ome.tif"}
 ENDONUKE_HELD_OUT = "9209df3f"
+TNBC_HELD_OUT = ("07", "08")
+SCANNED_UM = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 SPEED_TILE, SPEED_TURNS = 1024, 5
 
 
@@ -52,6 +59,42 @@ def endonuke(places: Places, model: str = "celldetr-ihc") -> dict[str, Any]:
     )
     report = drain(evaluate(config))
     return report.scores[ENDONUKE].to_dict() | {"threshold": report.threshold}
+
+
+def pixel_sizes(places: Places) -> dict[str, Any]:
+    """Detection F1 of every H&E model on fields that were first resampled to another µm/px."""
+    sets = {
+        BREAST: load_fields(
+            parse_data(f"points:{places.data / BREAST}@0.5")[0],
+            class_names=("lymphocyte", "tumour", "stromal"),
+            split="val",
+        ),
+        f"{TNBC} ({', '.join(TNBC_HELD_OUT)})": [
+            f
+            for f in load_fields(
+                parse_data(f"instances:{places.data / TNBC}@0.25")[0], class_names=()
+            )
+            if f.group in TNBC_HELD_OUT
+        ],
+    }
+    found: dict[str, Any] = {}
+    for card in list_models():
+        if card.stain == "H&E":
+            predictor = load_model(card.name, device="cpu")
+            found[card.name] = {
+                name: {f"{mpp:g}": _f1_at(predictor, fields, mpp) for mpp in SCANNED_UM}
+                for name, fields in sets.items()
+            }
+    return found
+
+
+def _f1_at(predictor: Any, fields: Sequence[Field], mpp: float) -> float:
+    card = predictor.card
+    cells = []
+    for field in fields:
+        seen = resample(resample(field, mpp), card.mpp)
+        cells.append(point_field(seen, found_cells(predictor, seen).above(card.threshold)))
+    return float(point_scores(cells, 3.0 / card.mpp).f1)
 
 
 def calibration(places: Places) -> dict[str, Any]:
