@@ -488,7 +488,10 @@ def test_durations_read_well(seconds, text):
 # --- Ctrl-C, for real ----------------------------------------------------------------------
 
 PROGRAM = """
+import signal
 import sys
+# A test started in the background of a script inherits Ctrl-C as ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 import fakes
 from napari_celldetr.nets import registry

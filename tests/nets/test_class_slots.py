@@ -103,28 +103,28 @@ def test_matched_queries_are_shown_in_their_own_boxes_or_in_the_true_ones():
 
 def test_annotated_cells_are_all_shown_found_or_not():
     detected, table, pairs = scene()
-    slots = annotated_slots(detected, table, pairs, IMAGE)
+    slots = annotated_slots(detected, table, pairs, IMAGE, 12)
     assert slots.truth.tolist() == [[0, 2, -1], [UNKNOWN] * 3, [1, UNKNOWN, UNKNOWN]]
     torch.testing.assert_close(slots.boxes[0, :2], table.boxes[:2])
     torch.testing.assert_close(slots.boxes[0, 2, 2:], detected.boxes[0][0, 1, 2:])
     unmatched = Pairs(*(torch.zeros(0, dtype=torch.int64) for _ in range(3)))
-    alone = annotated_slots(detected, table, unmatched, IMAGE)
+    alone = annotated_slots(detected, table, unmatched, IMAGE, 12)
     assert (alone.boxes[2, 0] * 64).tolist() == [20, 20, 12, 12]
 
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_disturbed_slots(soft):
     detected, table, pairs = scene(soft)
-    slots = annotated_slots(detected, table, pairs, IMAGE)
-    assert disturb(slots, IMAGE, source="true", noise=BoxNoise()) is slots
+    slots = annotated_slots(detected, table, pairs, IMAGE, 12)
+    assert disturb(slots, IMAGE, source="true", noise=BoxNoise(), nucleus=12) is slots
     noise = BoxNoise(0.1, 0.4)
-    near = disturb(slots, IMAGE, source="noised", noise=noise)
+    near = disturb(slots, IMAGE, source="noised", noise=noise, nucleus=12)
     assert torch.equal(near.truth, slots.truth)
     # The second cell lies so far inside that nothing of it is ever clipped.
     apart = (near.boxes[0, 1, :2] - slots.boxes[0, 1, :2]).abs() / (slots.boxes[0, 1, 2:] / 2)
     assert apart.max() <= 0.4 + 1e-5
     assert apart.min() >= 0.1 - 1e-5
-    both = disturb(slots, IMAGE, source="positive_negative", noise=noise)
+    both = disturb(slots, IMAGE, source="positive_negative", noise=noise, nucleus=12)
     assert both.boxes.shape == (3, 6, 4)
     assert both.padding.tolist() == [[False] * 6, [True] * 6, [False, True, True] * 2]
     assert torch.equal(both.truth[:, :3], slots.truth)
