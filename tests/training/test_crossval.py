@@ -10,7 +10,7 @@ import pytest
 from tiny_sets import CLASSES, instances_folder, points_folder
 
 from napari_celldetr.cli import main
-from napari_celldetr.core.errors import ConfigError, DataError
+from napari_celldetr.core.errors import ConfigError, DataError, JobError
 from napari_celldetr.core.progress import drain
 from napari_celldetr.nets.card import read_card
 from napari_celldetr.training import crossval
@@ -58,7 +58,7 @@ def test_every_field_is_scored_by_a_network_that_never_saw_its_group(tmp_path: P
     assert [c.name for c in points.scores[3.0].classes] == list(CLASSES)
     # Masks without types are scored for detection alone.
     assert report.sets["masks"].scores[3.0].classes == ()
-    stored = json.loads((tmp_path / "cross" / "report.json").read_text())
+    stored = json.loads((tmp_path / "cross" / "report-group.json").read_text())
     assert stored["sets"]["points"]["scores_by_radius_um"]["3"]["detection"]["truth"] == 48
     assert "2 of 2 folds by group" in report.as_text()
 
@@ -82,8 +82,45 @@ def test_finished_folds_are_read_back(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(trained) == 1
     assert again.as_dict() == both.as_dict()
     # Other settings are another training: refused, since the folder holds this one.
-    with pytest.raises(Exception, match="folder"):
-        drain(crossvalidate(plan(tmp_path, seed=5)))
+    for changes in ({"seed": 5}, {"lr_heads": 0.02}):
+        with pytest.raises(JobError, match="folder"):
+            drain(crossvalidate(plan(tmp_path, **changes)))
+    drain(crossvalidate(plan(tmp_path, fresh=True)))
+    assert len(trained) == 5
+
+
+def test_corrected_labels_are_scored_anew(tmp_path: Path) -> None:
+    folder = points_folder(tmp_path / "points", PEOPLE)
+    before = drain(crossvalidate(plan(tmp_path, only="1")))
+    name = before.sets["points"].held_out[0].cells.name
+    labels = folder / "points" / f"{name}.csv"
+    labels.write_text("\n".join(labels.read_text().splitlines()[:-2]) + "\n")
+    after = drain(crossvalidate(plan(tmp_path, only="1")))
+    truth = [r.sets["points"].scores[3.0].detection.n_truth for r in (before, after)]
+    assert truth[0] - truth[1] == 2
+
+
+def test_a_patient_in_two_sets_is_in_one_fold(tmp_path: Path) -> None:
+    points_folder(tmp_path / "points", PEOPLE)
+    instances_folder(tmp_path / "masks", ("03", "07", "08"))
+    words = parse_data(f"points:{tmp_path / 'points'} instances:{tmp_path / 'masks'}@0.5")
+    sets = {w: load_fields(w, class_names=CLASSES) for w in words}
+    folds = divide(sets, "group", 3)
+    assert sorted(g for fold in folds for g in fold) == ["01", "02", "03", "04", "07", "08"]
+
+
+def test_best_weights_cannot_be_chosen_on_the_fields_that_are_scored(tmp_path: Path) -> None:
+    points_folder(tmp_path / "points", PEOPLE)
+    words = f"points:{tmp_path / 'points'}"
+    with pytest.raises(ConfigError, match="last weights"):
+        drain(crossvalidate(plan(tmp_path, validation=words, keep="best")))
+
+
+def test_a_single_fold_says_that_its_threshold_is_its_own(tmp_path: Path) -> None:
+    points_folder(tmp_path / "points", PEOPLE)
+    report = drain(crossvalidate(plan(tmp_path, only="2")))
+    assert "optimistic" in report.as_text()
+    assert (tmp_path / "cross" / "report-group-2.json").is_file()
 
 
 def test_sites_are_folds(tmp_path: Path) -> None:
@@ -131,4 +168,4 @@ def test_command_prints_the_report(tmp_path: Path, capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert "2 of 2 folds by group" in said
     assert "Research use only" in said
-    assert (tmp_path / "out" / "report.json").is_file()
+    assert (tmp_path / "out" / "report-group.json").is_file()

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: Screen) -> Exit:
     """Train and score the folds that are not done yet, and print the report."""
-    from napari_celldetr.training.crossval import REPORT, crossvalidate
+    from napari_celldetr.training.crossval import crossvalidate, report_name
     from napari_celldetr.training.memory import keep_memory
 
     config = config_from(args, CrossvalidateConfig)
@@ -32,5 +32,6 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         )
         return Exit.INTERRUPTED
     screen.say(report.as_text())
-    screen.say(f"written: {Path(config.output) / REPORT}")
+    name = report_name(report.by, report.done, len(report.folds))
+    screen.say(f"written: {Path(config.output) / name}")
     return Exit.OK

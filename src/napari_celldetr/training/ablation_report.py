@@ -109,7 +109,15 @@ class AblationReport:
     def _notes(self) -> list[str]:
         runs = [r for o in self.outcomes for r in o.runs]
         scores = next((r.scores for r in runs if r.scores), None)
-        notes = [f"{self.settings.get('steps')} steps per run, the same data and recipe for all."]
+        notes = [f"{self.settings.get('steps')} steps per run, the same data and rates for all."]
+        names = {o.name for o in self.outcomes}
+        if any(name.startswith("window_") for name in names):
+            notes.append(
+                "Networks that count in shares of a window are matched and weighed by the "
+                "paper's losses, the others by those of pixels: compare them among themselves."
+            )
+        if "score_of_both" in names:
+            notes.append("score_of_both learns classes by sigmoid, without class weights.")
         if scores:
             notes.append(
                 f"F1 on {scores['fields']} fields ({scores['cells']} cells) of groups that were "

@@ -13,7 +13,7 @@ from napari_celldetr.training.crops import Crop, random_piece, reach_px
 from napari_celldetr.training.mosaic import draw_seams, join_parts, part_shapes, trim_part
 from napari_celldetr.training.paste import NucleusLibrary, paste_nuclei
 from napari_celldetr.training.pools import Pool
-from napari_celldetr.training.restain import restain_to_hdab
+from napari_celldetr.training.restain import nucleus_radius_px, restain_to_hdab
 from napari_celldetr.training.stain_mix import StainBank
 
 
@@ -82,7 +82,9 @@ class CropMaker:
             )
         image = crop.image
         if pool.spec.restain:
-            image, _ = restain_to_hdab(image, rng, points=crop.points)
+            # Nuclei are as large as the crop shows them.
+            radius = nucleus_radius_px(field.mpp) * crop.scale
+            image, _ = restain_to_hdab(image, rng, points=crop.points, radius_px=radius)
         change = None
         if self.bank is not None:
             change = self.bank.draw(pool_id, field_id, rng, plan)

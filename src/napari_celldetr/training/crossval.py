@@ -6,17 +6,18 @@ read back. Several processes may share the work by `only`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as settings
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from napari_celldetr import RESEARCH_USE
+from napari_celldetr import RESEARCH_USE, __version__
 from napari_celldetr.core.config import check
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import ConfigError, DataError
@@ -43,7 +44,7 @@ from napari_celldetr.training.pools import load_fields
 from napari_celldetr.training.specs import DataSpec, parse_data
 from napari_celldetr.training.train import train
 
-MODEL, REPORT = "model", "report.json"
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ class CrossReport:
         parts = [head + ". Intervals: 95 %, bootstrap over fields."]
         for report in self.sets.values():
             cuts = ", ".join(f"{t:g}" for t in report.thresholds.values())
-            parts.append(
-                f"\n{report.name} (score thresholds, each chosen on the other folds: {cuts})"
-            )
+            chosen = "each chosen on the other folds"
+            if len(report.thresholds) < 2:
+                chosen = "chosen on these very fields, so a little optimistic"
+            parts.append(f"\n{report.name} (score thresholds, {chosen}: {cuts})")
             parts += [
                 f"radius {radius:g} µm\n{scores.to_text()}"
                 for radius, scores in report.scores.items()
@@ -123,6 +125,13 @@ def crossvalidate(config: CrossvalidateConfig) -> Job[CrossReport]:
         As `train` and `evaluate`; `ConfigError` also for folds that do not exist.
     """
     check(config)
+    if config.keep == "best":
+        raise ConfigError(
+            "Cross-validation keeps the last weights.",
+            expected="keep last: the best would be chosen on the fields that are scored",
+            found="keep best",
+            remedy="leave it out; train with validation to choose the number of steps",
+        )
     radii = config.radii
     sets = _labelled_sets(config)
     folds = divide(sets, config.by, config.folds)
@@ -145,8 +154,15 @@ def crossvalidate(config: CrossvalidateConfig) -> Job[CrossReport]:
         for name, members in found.items()
     }
     report = CrossReport(config.by, tuple(tuple(sorted(f)) for f in folds), tuple(wanted), reports)
-    (out / REPORT).write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
+    path = out / report_name(config.by, wanted, len(folds))
+    path.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
     return report
+
+
+def report_name(by: str, done: Sequence[int], folds: int) -> str:
+    """``report-site.json``; with the folds' numbers where not all were run."""
+    part = "" if len(done) == folds else "-" + "-".join(str(n) for n in done)
+    return f"report-{by}{part}.json"
 
 
 def divide(
@@ -154,11 +170,12 @@ def divide(
 ) -> list[set[str]]:
     """Groups to hold out together, fold by fold.
 
-    By group every set is divided on its own, and fold k holds out the k-th part of each. By site
+    By group every set is divided on its own, and fold k holds out the k-th part of each; sets
+    that share a group are divided as one. By site
     a fold is a site; sets without TCGA barcodes are never held out.
     """
     if by == "group":
-        parts = [group_folds(members, folds) for members in sets.values()]
+        parts = [group_folds(members, folds) for members in _apart(sets)]
         return [set().union(*(p[k] for p in parts)) for k in range(folds)]
     sites: dict[str, set[str]] = {}
     for members in sets.values():
@@ -174,6 +191,17 @@ def divide(
             remedy="divide by group",
         )
     return [sites[name] for name in sorted(sites)]
+
+
+def _apart(sets: dict[DataSpec, list[AnnotatedField]]) -> list[list[AnnotatedField]]:
+    # Fields that are divided together: those of a set, and of all sets that share a group with it.
+    parts: list[list[AnnotatedField]] = []
+    for members in sets.values():
+        groups = {f.group for f in members}
+        sharing = [p for p in parts if groups & {f.group for f in p}]
+        parts = [p for p in parts if not any(p is q for q in sharing)]
+        parts.append([f for p in (*sharing, members) for f in p])
+    return parts
 
 
 def _labelled_sets(config: CrossvalidateConfig) -> dict[DataSpec, list[AnnotatedField]]:
@@ -215,13 +243,13 @@ def _fold_config(config: CrossvalidateConfig, folder: Path, held: set[str]) -> T
 
 def _is_trained(folder: Path, plan: TrainConfig) -> bool:
     # The model is written when training ends, with its settings in the card.
-    if not (folder / "card.json").is_file():
+    if plan.fresh or not (folder / "card.json").is_file():
         return False
     training = read_card(folder).training
-    ours = {s.name: getattr(plan, s.name) for s in settings(TrainConfig)}
-    # What the card holds resolved (number format, recipe) may differ from how it was asked for.
-    resolved = {"device", "precision", *(s.name for s in settings(plan.recipe))}
-    return all(training.get(k) == v for k, v in ours.items() if k not in FREE | resolved)
+    ours = {s.name: getattr(plan, s.name) for s in settings(TrainConfig)} | asdict(plan.recipe)
+    # Where it runs, and in which number format, is no part of what is trained.
+    free = {*FREE, "device", "precision"}
+    return all(training.get(k) == v for k, v in ours.items() if k not in free)
 
 
 def _renamed(job: Job[Path], words: str) -> Job[Path]:
@@ -238,8 +266,8 @@ def _cells(
 ) -> Job[list[HeldOutField]]:
     weights = read_card(folder / MODEL).weights_sha256
     path = folder / f"found-{spec.folder.name}{'-flips' if flips else ''}.npz"
-    names = ",".join(f.name for f in held)
-    known = load_held_out(path, weights=weights, names=names)
+    words = {"weights": weights, "content": _content(spec, held), "version": __version__}
+    known = load_held_out(path, **words)
     if known is not None:
         return known
     predictor = load_model(folder / MODEL, flips=flips)
@@ -249,8 +277,18 @@ def _cells(
         small = resample(field, predictor.card.mpp)
         cells.append(_one(predictor, small, number))
         yield Progress(done, len(held), field.name, seconds=time.monotonic() - started)
-    save_held_out(path, cells, weights=weights, names=names)
+    save_held_out(path, cells, **words)
     return cells
+
+
+def _content(spec: DataSpec, held: Sequence[AnnotatedField]) -> str:
+    # Another folder, other pixels or corrected labels are other fields.
+    sha = hashlib.sha256(str(spec).encode())
+    for field in held:
+        sha.update(field.name.encode())
+        for array in (field.image, field.points, field.class_ids):
+            sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
 
 
 def _one(predictor: Predictor, field: AnnotatedField, number: int) -> HeldOutField:

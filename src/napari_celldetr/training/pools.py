@@ -154,16 +154,19 @@ def load_pools(config: TrainConfig) -> list[Pool]:
                 remedy="hold out fewer groups, or check the labels",
             )
         pools.append(Pool(spec, tuple(kept)))
-    absent = config.held_out - known
+    refuse_unknown_groups(config.held_out - known, known)
+    return balance(pools)
+
+
+def refuse_unknown_groups(absent: set[str], known: set[str]) -> None:
+    """Raise `DataError` for groups to hold out that no data set has: misspelt, they would stay."""
     if absent:
-        # A group misspelt would be trained on.
         raise DataError(
             "Groups to hold out are in none of the data sets.",
             expected="groups out of " + ", ".join(sorted(known)[:20]),
             found=", ".join(sorted(absent)),
             remedy="name the groups as the data sets do",
         )
-    return balance(pools)
 
 
 def balance(pools: Sequence[Pool]) -> list[Pool]:

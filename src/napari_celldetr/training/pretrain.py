@@ -27,7 +27,7 @@ from napari_celldetr.training.config import PretrainConfig
 from napari_celldetr.training.datasets import IMAGE_SUFFIXES, Field, read_image, resample
 from napari_celldetr.training.found_boxes import find_boxes
 from napari_celldetr.training.loop import Loss, Work, run
-from napari_celldetr.training.pools import Pool, load_fields
+from napari_celldetr.training.pools import Pool, load_fields, refuse_unknown_groups
 from napari_celldetr.training.specs import DataSpec, parse_data
 from napari_celldetr.training.start import parameter_groups, rate_factor, start
 from napari_celldetr.training.train import make_card, trunk_of
@@ -125,12 +125,14 @@ def load_unlabelled(config: PretrainConfig) -> list[Pool]:
     if config.data.strip() or not specs:
         specs += parse_data(config.data)
     pools = []
+    known: set[str] = set()
     for spec in specs:
         if spec.kind == "images":
             fields = _pictures(spec)
         else:
             divided = config.split == "train" and (spec.folder / "split.csv").is_file()
             fields = load_fields(spec, class_names=(), split="train" if divided else None)
+        known |= {f.group for f in fields}
         kept = [f for f in fields if f.group not in config.held_out]
         if not kept:
             raise DataError(
@@ -140,6 +142,7 @@ def load_unlabelled(config: PretrainConfig) -> list[Pool]:
                 remedy="hold out fewer groups",
             )
         pools.append(Pool(spec, tuple(p for f in kept for p in pieces(f, PIECE_PX))))
+    refuse_unknown_groups(config.held_out - known, known)
     return pools
 
 

@@ -12,6 +12,14 @@ from napari_celldetr.core.errors import DataError
 from napari_celldetr.slides.stain import H_DAB, H_E
 from napari_celldetr.training.colour import density_planes, mix_planes, planes_to_rgb
 
+NUCLEUS_RADIUS_UM = 3.0
+"""How far around its centre a nucleus is painted."""
+
+
+def nucleus_radius_px(mpp: float | None) -> float:
+    """`NUCLEUS_RADIUS_UM` in px of a field; where its µm/px is unknown, as at 0.5."""
+    return NUCLEUS_RADIUS_UM / (mpp or 0.5)
+
 
 def restain_to_hdab(
     image: NDArray[np.uint8],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CellDETR, CellDETRConfig
+from napari_celldetr.nets.celldetr_config import NUCLEUS_UM
 from napari_celldetr.nets.criterion import Criterion
 from napari_celldetr.nets.registry import OWN, load_network
 from napari_celldetr.training.config import RunConfig, TrainConfig
@@ -84,7 +85,9 @@ def _celldetr_criterion(model: CellDETR, weights: Tensor, config: TrainConfig) -
 ARCHITECTURES = {
     "small": _celldetr(lambda classes, mpp: CellDETRConfig.small(classes, mpp=mpp)),
     "dense": _celldetr(lambda classes, mpp: CellDETRConfig.dense(classes, mpp=mpp)),
-    "paper": _celldetr(lambda classes, mpp: CellDETRConfig(num_classes=classes)),
+    "paper": _celldetr(
+        lambda classes, mpp: CellDETRConfig(num_classes=classes, nucleus_px=NUCLEUS_UM / mpp)
+    ),
 }
 
 

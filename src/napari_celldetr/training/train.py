@@ -60,8 +60,10 @@ def train(config: TrainConfig, *, network: Any = None) -> Job[Path]:
         When the folder holds another run, or the loss stops being a number.
     """
     _check(config)
-    pools = take_fraction(load_pools(config), config.fraction, seed=config.seed)
-    validation = load_validation(config, pools)
+    every = load_pools(config)
+    # Whatever the share, the same fields are validated on.
+    validation = load_validation(config, every)
+    pools = take_fraction(every, config.fraction, seed=config.seed)
     torch.manual_seed(config.seed)
     device = choose_device(config.device)
     begun = start(config, network)
