@@ -391,3 +391,16 @@ def test_hovernet_ignores_the_class_of_a_cell_whose_truth_is_unknown():
     assert scores.class_f1[0] == 1.0
     assert math.isnan(scores.class_f1[1])
     assert scores.accuracy == 1.0
+
+
+def test_an_unknown_neighbour_excuses_no_wrong_class():
+    # Found as class 0 right on a cell of class 1; a cell of unknown type lies 4 px beside it.
+    truth = np.array([[0.0, 0.0], [4.0, 0.0]])
+    field = PointField(truth, np.array([[0.0, 0.0]]), np.array([1, -1]), np.array([0]))
+    scores = point_scores([field], 6.0, class_names=("a", "b"))
+    assert [(c.matched, c.n_found) for c in scores.classes] == [(0, 1), (0, 0)]
+    # On the unknown one it is excused, once: the second of the two is not.
+    two = np.array([[4.0, 0.0], [4.5, 0.0]])
+    field = PointField(truth[1:], two, np.array([-1]), np.array([0, 1]))
+    scores = point_scores([field], 6.0, class_names=("a", "b"))
+    assert sorted(c.n_found for c in scores.classes) == [0, 1]

@@ -40,12 +40,12 @@ def studies(places: Places) -> dict[str, Callable[[], Any]]:
         "fields": lambda: {
             name: cross.twelve_fields(places, name, images / f"fields-{name}.jpg")
             for name in METHODS
-            if name != "dense"
+            if not name.startswith("dense")
         },
         "failures": lambda: {
             name: cross.failures(places, name, images / f"failures-{name}.jpg")
             for name in METHODS
-            if name != "dense"
+            if not name.startswith("dense")
         },
         "few": lambda: few.run_all(places),
         "ablation": lambda: run_ablation(places),

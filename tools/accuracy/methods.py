@@ -32,12 +32,18 @@ FAST = Method(
     "CellDETR, fast network at 0.5 µm/px",
     {"architecture": "small", "mpp": 0.5, "steps": 1000},
 )
+DENSE_FINE = Method(
+    "dense-hr",
+    "the dense baseline at 0.25 µm/px with all of our augmentation: what decoders alone are worth",
+    {"architecture": "dense", "mpp": 0.25, "steps": 1000},
+)
 DENSE = Method(
     "dense",
-    "plain dense baseline at 0.5 µm/px: heatmap and class map of the same trunk, no decoders",
+    "plain dense baseline at 0.5 µm/px: heatmap and class map of the same trunk without "
+    "decoders, its own light augmentation (turns, scale, stain and brightness jitter, blur)",
     {"architecture": "dense", "mpp": 0.5, "steps": 1000, "augmentation": "light"},
 )
-METHODS = {m.name: m for m in (FINE, FAST, DENSE)}
+METHODS = {m.name: m for m in (FINE, FAST, DENSE_FINE, DENSE)}
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def point_scores(
     Detection matches all points whatever their class. Each class is matched on its own: the
     cells found as class c against the cells that are truly c, as MCSpatNet evaluates; so a
     cell with a wrong class is a false positive of one class and a miss of another. A found
-    cell whose only partner is a true cell of unknown type counts neither for nor against a
+    cell that detection pairs with a true cell of unknown type counts neither for nor against a
     class.
 
     Parameters
@@ -306,15 +306,16 @@ def _count(
 ) -> list[tuple[int, int, int]]:
     """(matched, true, found) of detection and of each class in one field."""
     truth_ids, found_ids = item.ids()
-    matched = len(matcher(item.truth_xy, item.found_xy, radius)[0])
-    rows = [(matched, len(item.truth_xy), len(item.found_xy))]
-    untyped = item.truth_xy[truth_ids == UNKNOWN]
+    true, other, _ = matcher(item.truth_xy, item.found_xy, radius)
+    rows = [(len(true), len(item.truth_xy), len(item.found_xy))]
+    # Partners of cells of unknown type: each such cell excuses one found cell, of one class.
+    excused = np.zeros(len(item.found_xy), bool)
+    excused[other[truth_ids[true] == UNKNOWN]] = True
     for c in range(n_classes):
-        truth, found = item.truth_xy[truth_ids == c], item.found_xy[found_ids == c]
-        _, used, _ = matcher(truth, found, radius)
-        spare = np.delete(found, used, axis=0)
-        excused = len(matcher(untyped, spare, radius)[0])
-        rows.append((len(used), len(truth), len(found) - excused))
+        truth, rows_of = item.truth_xy[truth_ids == c], np.flatnonzero(found_ids == c)
+        _, used, _ = matcher(truth, item.found_xy[rows_of], radius)
+        spare = np.delete(rows_of, used)
+        rows.append((len(used), len(truth), len(rows_of) - int(excused[spare].sum())))
     return rows
 
 
