@@ -18,6 +18,7 @@ from napari_celldetr.core.errors import ConfigError, DataError, JobError
 from napari_celldetr.core.metrics import PointField, PointScores, point_scores
 from napari_celldetr.core.predictor import NUMERICAL, Predictor
 from napari_celldetr.core.progress import Job, Progress
+from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.registry import load_model
 from napari_celldetr.training.calibrate import CalibrationReport, calibrate
 from napari_celldetr.training.config import EvaluateConfig
@@ -33,7 +34,8 @@ class EvaluationReport:
 
     `scores` maps the data set's folder name to `PointScores`, `figures` to everything else that
     was measured; radii there are in px at the model's scale. `calibration` is what was fitted,
-    where asked for.
+    where asked for. `trained_on` says of how many fields of a set the model has seen the group
+    (patient) in training, as its card has it.
     """
 
     model: str
@@ -47,6 +49,7 @@ class EvaluationReport:
     config: dict[str, Any]
     figures: dict[str, SetFigures] = field(default_factory=dict)
     calibration: CalibrationReport | None = None
+    trained_on: dict[str, int] = field(default_factory=dict)
 
     def as_text(self) -> str:
         """The report for people."""
@@ -58,6 +61,11 @@ class EvaluationReport:
         parts = []
         for name, scores in self.scores.items():
             parts.append(f"\n{name}\n{scores.to_text()}")
+            if self.trained_on.get(name):
+                parts.append(
+                    f"{self.trained_on[name]} of these fields are of groups (patients) that the "
+                    "model was trained on: their figures flatter it."
+                )
             parts += [f"\n{self.figures[name].to_text()}"] if name in self.figures else []
         if self.calibration is not None:
             parts.append(f"\n{self.calibration.as_text()}")
@@ -76,6 +84,7 @@ class EvaluationReport:
             "scores": {name: s.to_dict() for name, s in self.scores.items()},
             "figures": {name: f.to_dict() for name, f in self.figures.items()},
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
+            "trained_on": self.trained_on,
             "seconds": self.seconds,
             "megapixels": self.megapixels,
             "config": self.config,
@@ -106,6 +115,7 @@ def evaluate(
     # Where classes are measured, or only nuclei are found, the data's own do not apply.
     names = () if card.class_rule or len(card.class_names) < 2 else card.class_names
     sets = [(spec, _fields(config, spec, names)) for spec in parse_data(config.data)]
+    _refuse_unknown_groups(config, {f.group for _, fields in sets for f in fields})
     total = sum(len(fields) for _, fields in sets)
     threshold = card.threshold if config.threshold is None else config.threshold
     done, pixels, seconds = 0, 0, 0.0
@@ -156,6 +166,7 @@ def evaluate(
         json.loads(to_json(config)),
         figures,
         fitted,
+        {n: _seen(card, spec, fields) for n, (spec, fields) in zip(scores, sets, strict=True)},
     )
 
 
@@ -205,6 +216,13 @@ def _name(spec: DataSpec, taken: dict[str, PointScores]) -> str:
     return name
 
 
+def _seen(card: ModelCard, spec: DataSpec, fields: Sequence[Field]) -> int:
+    # How many fields are of a group that the card names among its training data.
+    known = [e.get("groups") for e in card.data if e.get("name") == spec.folder.name]
+    groups = {str(g) for names in known if isinstance(names, list) for g in names}
+    return sum(f.group in groups for f in fields)
+
+
 def _fields(config: EvaluateConfig, spec: DataSpec, names: tuple[str, ...]) -> list[Field]:
     split = None if config.split == "all" else config.split
     fields = load_fields(spec, class_names=names, split=split)
@@ -222,6 +240,18 @@ def _fields(config: EvaluateConfig, spec: DataSpec, names: tuple[str, ...]) -> l
             remedy="choose groups that are there",
         )
     return chosen
+
+
+def _refuse_unknown_groups(config: EvaluateConfig, groups: set[str]) -> None:
+    # One group misspelt among several would silently not be evaluated.
+    absent = {g.strip() for g in config.groups.split(",") if g.strip()} - groups
+    if absent:
+        raise DataError(
+            "Some of the groups asked for are in none of the data sets.",
+            expected=", ".join(sorted(groups)[:20]),
+            found=", ".join(sorted(absent)),
+            remedy="name the groups as the data sets do",
+        )
 
 
 def found_cells(predictor: Predictor, field: Field) -> Detections:
