@@ -164,3 +164,24 @@ def test_progress_counts_fields(root):
     config = EvaluateConfig(data=f"points:{root / 'points'}")
     drain(evaluate(config, predictor=Oracle()), steps.append)
     assert [(s.done, s.total) for s in steps] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_groups_that_were_trained_on_are_named(root):
+    words = f"points:{root / 'points'}"
+    for entry, expected in (
+        ({"name": "points", "groups": ["02", "09"]}, 1),
+        ({"name": "another", "groups": ["02", "03"]}, 0),
+        ({"name": "points"}, 0),
+    ):
+        report = drain(
+            evaluate(EvaluateConfig(data=words, split="val"), predictor=Oracle(data=[entry]))
+        )
+        assert report.trained_on == {"points": expected}
+        assert ("flatter" in report.as_text()) == bool(expected)
+        assert report.as_dict()["trained_on"] == {"points": expected}
+
+
+def test_one_misspelt_group_among_several_is_refused(root):
+    words = EvaluateConfig(data=f"points:{root / 'points'}", groups="02,twenty")
+    with pytest.raises(DataError, match="twenty"):
+        drain(evaluate(words, predictor=Oracle()))
