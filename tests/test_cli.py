@@ -409,6 +409,26 @@ def test_export_refuses_what_it_cannot_read(tmp_path, capsys):
     refused(["export", tmp_path / "x.csv", tmp_path / "y.docx"], capsys)
 
 
+def test_models_of_ones_own_say_where_they_are_and_what_they_lack(tmp_path, capsys, monkeypatch):
+    shipped = Path(__file__).parents[1] / "models" / "celldetr-he" / "card.json"
+    words = json.loads(shipped.read_text())
+    for name, training in (("mine", {}), ("tissue", {"detects": False})):
+        (tmp_path / name).mkdir()
+        card = words | {"name": "same", "title": name, "training": training}
+        (tmp_path / name / "card.json").write_text(json.dumps(card))
+    (tmp_path / "tissue" / "weights.safetensors").write_bytes(b"")
+    monkeypatch.setenv("CELLDETR_MODELS", str(tmp_path))
+    assert main(["models"]) == Exit.OK
+    lines = capsys.readouterr().out.splitlines()
+    mine = lines[lines.index(f"  in {tmp_path / 'mine'}") - 1 :][:3]
+    assert mine[0].startswith("mine ")
+    assert "weights are missing" in mine[2]
+    tissue = lines[lines.index(f"  in {tmp_path / 'tissue'}") - 1 :][:3]
+    assert tissue[0].startswith("tissue ")
+    assert "cannot detect" in tissue[2]
+    assert not any(line.startswith("same") for line in lines)
+
+
 def test_models_lists_and_shows_and_checks(tmp_path, capsys, wrong_model, monkeypatch):
     monkeypatch.setenv("CELLDETR_MODELS", str(wrong_model.parent))
     assert main(["models"]) == Exit.OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_celldetr.cli.exits import Exit
@@ -25,13 +26,20 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         broken_models,
         check_weights,
         find_model,
-        list_models,
+        is_shipped,
+        model_places,
     )
 
     if args.name is None:
-        _list(list_models(), screen)
-        for name, error in broken_models().items():
-            screen.say(f"{name}  cannot be used: {error}")
+        broken = broken_models()
+        places = model_places()
+        if not places:
+            screen.say("No models are installed.")
+        for name, folder in places.items():
+            if name in broken:
+                screen.say(f"{name}  cannot be used: {broken[name]}")
+            else:
+                _line(name, read_card(folder), None if is_shipped(folder) else folder, screen)
         return Exit.OK
     folder = find_model(args.name)
     card = read_card(folder)
@@ -42,13 +50,20 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
     return Exit.OK
 
 
-def _list(cards: list[ModelCard], screen: Screen) -> None:
-    if not cards:
-        screen.say("No models are installed.")
-    for card in cards:
-        classes = ", ".join(card.class_names)
-        screen.say(f"{card.name}  {card.stain}, {card.mpp:g} µm/px: {classes}")
+def _line(name: str, card: ModelCard, folder: Path | None, screen: Screen) -> None:
+    # The name that `--model` takes is the folder's; a model of one's own says where it is.
+    classes = ", ".join(card.class_names)
+    screen.say(f"{name}  {card.stain}, {card.mpp:g} µm/px: {classes}")
+    if card.title != name:
         screen.say(f"  {card.title}")
+    from napari_celldetr.nets.registry import WEIGHTS
+
+    if folder is not None:
+        screen.say(f"  in {folder}")
+        if not (folder / WEIGHTS).is_file():
+            screen.say("  its weights are missing: take the folder again from its source")
+    if not card.training.get("detects", True):
+        screen.say("  pretrained only, cannot detect: go on from it with `celldetr train --init`")
 
 
 def _show(card: ModelCard, screen: Screen) -> None:

@@ -57,18 +57,23 @@ def list_models() -> list[ModelCard]:
     return [card for card in _scan().values() if isinstance(card, ModelCard)]
 
 
+def model_places() -> dict[str, Path]:
+    """Folder of every listed or broken model, by the name that `find_model` takes."""
+    places: dict[str, Path] = {}
+    for root in model_folders():
+        for folder in sorted(root.iterdir()):
+            if (folder / CARD).is_file():
+                places.setdefault(folder.name, folder)
+    return dict(sorted(places.items()))
+
+
 def broken_models() -> dict[str, ModelError]:
     """Why each model folder with an unusable card is not listed."""
     return {name: card for name, card in _scan().items() if isinstance(card, ModelError)}
 
 
 def _scan() -> dict[str, ModelCard | ModelError]:
-    found: dict[str, ModelCard | ModelError] = {}
-    for root in model_folders():
-        for folder in root.iterdir():
-            if (folder / CARD).is_file() and folder.name not in found:
-                found[folder.name] = _card_or_error(folder)
-    return dict(sorted(found.items()))
+    return {name: _card_or_error(folder) for name, folder in model_places().items()}
 
 
 def _card_or_error(folder: Path) -> ModelCard | ModelError:

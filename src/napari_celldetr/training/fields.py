@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.detections import UNKNOWN
 from napari_celldetr.core.errors import DataError
+from napari_celldetr.slides.resample import Axis
+from napari_celldetr.slides.resample import resample as slide_resample
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +169,7 @@ def box_rows(
 
 
 def resample(field: Field, mpp: float) -> Field:
-    """The field at `mpp` µm/px: averaged over areas when shrinking, cubic when enlarging.
+    """The field at `mpp` µm/px: as slides are read.
 
     Points and sizes scale with the pixels that were really made, so they stay exact where a side
     does not divide. Instance map and valid area follow by nearest neighbour. Raises `DataError`
@@ -198,16 +200,17 @@ def resample(field: Field, mpp: float) -> Field:
 
 
 def _resize(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    from skimage import transform
-
-    source = image.astype(np.float32)
-    resize: Any = transform.resize  # scikit-image is not typed
-    shrink: Any = transform.resize_local_mean
-    if shape[0] < image.shape[0] or shape[1] < image.shape[1]:
-        made = shrink(source, shape, channel_axis=2)
-    else:
-        made = resize(source, shape, order=3, mode="reflect", anti_aliasing=False)
-    return np.asarray(np.clip(np.rint(made), 0, 255), np.uint8)
+    # As slides are read: what is learned from is what will be seen.
+    rows, columns = (
+        Axis(0.0, old / new, new) for old, new in zip(image.shape[:2], shape, strict=True)
+    )
+    low, high = rows.source_range
+    left, right = columns.source_range
+    height, width = image.shape[:2]
+    lacking = ((max(-low, 0), max(high - height, 0)), (max(-left, 0), max(right - width, 0)))
+    window = image[max(low, 0) : high, max(left, 0) : right]
+    padded = np.pad(window, (*lacking, (0, 0)), mode="edge")
+    return slide_resample(padded, columns, rows)
 
 
 def _nearest(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
