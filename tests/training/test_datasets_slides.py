@@ -157,9 +157,29 @@ def test_without_regions_the_cells_surroundings_say_nothing_of_background(folder
     assert field.complete
 
 
-def test_a_region_without_cells_is_background_and_a_tile_of_an_open_field_is_left_out(folder):
-    (field,) = read(folder, [region(50, 50, 100, 100)])
+def test_regions_without_nuclei_are_refused_unless_trusted(folder):
+    empty = region(50, 50, 100, 100)
+    (field,) = read(folder, [empty], empty_is_background=True)
     assert (len(field), field.complete) == (0, True)
+    elsewhere = feature("detection", polygon(square(300, 300, 10)), "tumour")
+    with pytest.raises(DataError, match=r"The regions of 's.geojson' hold no nuclei.*1 nuclei els"):
+        read(folder, [empty, elsewhere])
+    both = [empty, elsewhere, region(250, 250, 100, 100)]
+    with pytest.warns(UserWarning, match=r"1 of 2 training regions hold no nuclei.*\?empty="):
+        (field,) = read(folder, both)
+    assert field.name == "s_250_250"
+    assert len(read(folder, both, empty_is_background=True)) == 2
+    ring = [square(200, 200, 200)[0], square(280, 280, 40)[0]]  # the nucleus is in its hole
+    with pytest.raises(DataError, match="hold no nuclei"):
+        read(folder, [elsewhere, feature("annotation", polygon(ring), "Training")])
+
+
+def test_regions_off_the_slide_are_refused(folder):
+    with pytest.raises(DataError, match=r"1 training regions lie outside.*x 800 to 900"):
+        read(folder, [region(800, 50, 100, 100)])
+
+
+def test_a_tile_of_an_open_field_without_nuclei_is_left_out(folder):
     far = [feature("detection", polygon(square(x, 100, 10)), "tumour") for x in (20, 600)]
     assert len(read(folder, far, tile=128)) == 2
 
@@ -168,14 +188,14 @@ def test_large_annotations_are_left_out_aloud(folder):
     wide = feature("annotation", polygon(square(0, 0, 300)), "Tumor area")
     line = feature("annotation", {"type": "LineString", "coordinates": [[0, 0], [9, 9]]})
     with pytest.warns(UserWarning, match="1 'Tumor area', 1 'LineString'"):
-        (field,) = read(folder, [region(50, 50, 100, 100), wide, line])
+        (field,) = read(folder, [region(50, 50, 100, 100), wide, line], empty_is_background=True)
     assert len(field) == 0
     with (
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(DataError, match="neither cells nor"),
     ):
         read(folder, [wide])
-    (field,) = read(folder, [wide], region="^Tumor")
+    (field,) = read(folder, [wide], region="^Tumor", empty_is_background=True)
     assert field.valid is None or field.valid.sum() == 300 * 300
 
 
@@ -215,7 +235,8 @@ def test_what_the_package_exports_comes_back(folder):
 
 def test_slides_elsewhere_and_pixel_size_given(folder, tmp_path_factory, slide_file):
     labels = tmp_path_factory.mktemp("labels")
-    tiny_sets.geojson(labels / "s.tif.geojson", [region(50, 50, 100, 100)])
+    cell = feature("detection", polygon(square(80, 80, 10)), "tumour")
+    tiny_sets.geojson(labels / "s.tif.geojson", [region(50, 50, 100, 100), cell])
     with pytest.raises(DataError, match=r"The slide of 's\.tif\.geojson' is not clear"):
         read(labels)
     (field,) = read(labels, slides=str(slide_file.parent), mpp=0.25)
@@ -226,7 +247,8 @@ def test_slides_elsewhere_and_pixel_size_given(folder, tmp_path_factory, slide_f
 
 
 def test_split_file_names_slides(folder):
-    tiny_sets.geojson(folder / "s.geojson", [region(50, 50, 100, 100)])
+    cell = feature("detection", polygon(square(80, 80, 10)), "tumour")
+    tiny_sets.geojson(folder / "s.geojson", [region(50, 50, 100, 100), cell])
     (folder / "split.csv").write_text("image,patient,split\ns.tif,P9,val\n")
     (field,) = read_geojson_folder(folder, CLASSES, Parts.of(folder, "val"))
     assert field.group == "P9"

@@ -23,7 +23,7 @@ from napari_celldetr.core.errors import DataError
 from napari_celldetr.training.classes import ClassMap
 from napari_celldetr.training.fields import Field
 from napari_celldetr.training.label_files import Parts, data_error, group_of, image_stem
-from napari_celldetr.training.polygons import Ring, rings_area, rings_box
+from napari_celldetr.training.polygons import Ring, rings_area, rings_box, rings_hold
 from napari_celldetr.training.slide_fields import TILE_PX, SlideCells, cut_fields, slide_mpp
 
 REGION = r"(?i)^(region|training)"
@@ -56,6 +56,7 @@ def read_geojson_folder(
     slides: str = "",
     region: str = REGION,
     complete: bool | None = None,
+    empty_is_background: bool = False,
     tile: int = TILE_PX,
     group_pattern: str = r"^.*$",
 ) -> Iterator[Field]:
@@ -74,6 +75,10 @@ def read_geojson_folder(
         Whether a place without a cell is background. None trusts regions that a person
         annotated; without any, the cells' bounding area is taken and places without a cell say
         nothing.
+    empty_is_background : bool
+        A region without any nucleus is usually one whose cells were not exported, so by default
+        it is left out, with a warning; a file whose regions are all empty is refused. True
+        trusts them.
     group_pattern : str
         Regular expression; its match in the slide's stem is the group.
 
@@ -94,6 +99,7 @@ def read_geojson_folder(
             found = _sort(_features(file), offset, slide_mpp(slide), region, file)
             _check_inside(found, slide.size, file)
             said = bool(found.areas)
+            _refuse_regions_outside(found.areas, slide.size, file)
             cells = SlideCells(
                 np.array(found.points, np.float64).reshape(-1, 2),
                 np.array(found.sizes, np.float64).reshape(-1, 2),
@@ -108,6 +114,8 @@ def read_geojson_folder(
                     "annotate a region, or remove the file",
                 )
             areas = found.areas or [_around(cells, MARGIN_UM / slide_mpp(slide))]
+            if not empty_is_background:
+                areas = _with_nuclei(areas, cells, file)
             yield from cut_fields(
                 slide,
                 cells,
@@ -290,6 +298,39 @@ def _check_inside(found: _Found, size: tuple[int, int], path: Path) -> None:
             f"x {x:g}, y {y:g}",
             "check that the slide is the one annotated",
         )
+
+
+def _refuse_regions_outside(areas: list[list[Ring]], size: tuple[int, int], path: Path) -> None:
+    boxes = np.array([rings_box(area) for area in areas]).reshape(-1, 4)
+    outside = (boxes[:, :2] >= size).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
+    if outside.any():
+        x0, y0, x1, y1 = boxes[outside][0]
+        raise data_error(
+            f"File {path.name!r}: {int(outside.sum())} training regions lie outside the slide.",
+            f"regions within 0 ≤ x ≤ {size[0]} and 0 ≤ y ≤ {size[1]} in full-resolution px",
+            f"x {x0:g} to {x1:g}, y {y0:g} to {y1:g}",
+            "check that the slide is the one annotated",
+        )
+
+
+def _with_nuclei(areas: list[list[Ring]], cells: SlideCells, path: Path) -> list[list[Ring]]:
+    """The regions that hold the centre of a nucleus; warns of others, refuses none at all."""
+    kept = [area for area in areas if rings_hold(area, cells.points).any()]
+    if not kept:
+        raise data_error(
+            f"The regions of {path.name!r} hold no nuclei.",
+            "cells, detections or points inside the training regions",
+            f"{len(areas)} regions, and {len(cells)} nuclei elsewhere",
+            "export all objects from QuPath, the cells too; if the regions are truly empty, say "
+            "?empty=background",
+        )
+    if len(kept) < len(areas):
+        warnings.warn(
+            f"{path.name}: {len(areas) - len(kept)} of {len(areas)} training regions hold no "
+            "nuclei and are left out. ?empty=background takes them for background.",
+            stacklevel=2,
+        )
+    return kept
 
 
 def _around(cells: SlideCells, margin: float) -> list[Ring]:

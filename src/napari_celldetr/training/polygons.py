@@ -44,6 +44,20 @@ def rings_mask(
     return inside
 
 
+def rings_hold(rings: Iterable[Ring], points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether an odd number of rings holds each point x, y (N, 2)."""
+    from skimage.measure import points_in_poly
+
+    held: Any = points_in_poly  # scikit-image is not typed
+    listed = list(rings)
+    box = rings_box(listed)
+    inside = np.asarray(((points >= box[:2]) & (points <= box[2:])).all(axis=1))
+    near = np.flatnonzero(inside)
+    if len(near):
+        inside[near] = sum(held(points[near], ring).astype(int) for ring in listed) % 2 == 1
+    return inside
+
+
 def paint_instances(
     cells: Sequence[Sequence[Ring]], origin: tuple[int, int], shape: tuple[int, int]
 ) -> NDArray[np.int32]:

@@ -264,6 +264,7 @@ def _geojson(spec: DataSpec, classes: ClassMap, parts: Parts) -> Iterator[Field]
         slides=spec.option("slides"),
         region=spec.option("region", REGION),
         complete=said == "yes" if said else None,
+        empty_is_background=spec.option("empty") == "background",
         tile=int(spec.option("tile", str(TILE_PX))),
     )
 

@@ -46,7 +46,9 @@ KINDS = {
     "lizard": Kind(0.5, _COMMON),
     "conic": Kind(0.5, _COMMON),
     "coco": Kind(None, {**_COMMON, **_EMPTY, "json": ()}, asks_mpp=True),
-    "geojson": Kind(None, {**_COMMON, **_COMPLETE, "slides": (), "region": (), "tile": ()}),
+    "geojson": Kind(
+        None, {**_COMMON, **_COMPLETE, **_EMPTY, "slides": (), "region": (), "tile": ()}
+    ),
     "xenium": Kind(
         None,
         {
