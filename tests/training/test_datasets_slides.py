@@ -184,6 +184,22 @@ def test_a_tile_of_an_open_field_without_nuclei_is_left_out(folder):
     assert len(read(folder, far, tile=128)) == 2
 
 
+def test_names_in_a_map_are_looked_for_in_all_files(folder):
+    cells = [feature("detection", polygon(square(x, 100, 10)), w) for x, w in ((9, "T"), (50, ""))]
+    tiny_sets.geojson(folder / "s.geojson", cells)
+    other = feature("detection", polygon(square(5, 5, 9)))
+    other["properties"]["classification"] = {"names": ["T", "dead"]}
+    tiny_sets.geojson(folder / "t.geojson", [other, {"type": "Feature", "properties": [1]}])
+    train = Parts({"s": ("A", "train", ""), "t": ("B", "val", "")}, "train")
+    (folder / "t.tif").hardlink_to(folder / "s.tif")
+    names = CLASSES.names
+    classes = ClassMap.parse("T:tumour,T: dead:-", names)
+    (field,) = read_geojson_folder(folder, classes, train)
+    assert field.class_ids.tolist() == [0, -1]
+    with pytest.raises(DataError, match=r"names 'tumor', .* has T, T: dead\)"):
+        list(read_geojson_folder(folder, ClassMap.parse("tumor:tumour,*:-", names), train))
+
+
 def test_large_annotations_are_left_out_aloud(folder):
     wide = feature("annotation", polygon(square(0, 0, 300)), "Tumor area")
     line = feature("annotation", {"type": "LineString", "coordinates": [[0, 0], [9, 9]]})

@@ -131,6 +131,71 @@ def test_a_class_map_may_be_a_file(tmp_path):
     assert field.class_ids.tolist() == [1, -1]
 
 
+def test_names_in_a_map_that_the_data_lack_are_refused(tmp_path):
+    words = ["tumour", "Ly ", "stromal", ""]
+    for text in (
+        "Ly:lymphocyte",
+        "*:-",
+        "unknown:-",
+        "dead:-,dead cell:-",
+        "lymphocyte:lymphocyte",
+    ):
+        absent = text.startswith("dead")
+        classes = ClassMap.parse(text, NAMES)
+        if not absent:
+            classes.check_names(words, "set")
+            continue
+        says = r"names 'dead', 'dead cell', which the data set 'set' .* has Ly, stromal, tumour\)"
+        with pytest.raises(DataError, match=says):
+            classes.check_names(words, "set")
+    ClassMap.parse("dead:-").check_names(words, "set")  # only nuclei are wanted
+    with pytest.raises(DataError, match="has no classes"):
+        ClassMap.parse("dead:-", NAMES).check_names([], "set")
+
+    def endless():
+        yield "dead"
+        raise AssertionError("read on, though all are found")
+
+    ClassMap.parse("dead:-", NAMES).check_names(endless(), "set")
+
+
+def test_a_map_in_a_file_may_serve_several_sets(tmp_path):
+    (tmp_path / "map.csv").write_text("class,to\nplasma,lymphocyte\n")
+    classes = ClassMap.parse(str(tmp_path / "map.csv"), NAMES)
+    with pytest.warns(UserWarning, match=r"names 'plasma', .*\(it has dead, tumour\)"):
+        classes.check_names(["tumour", "dead"], "set")
+
+
+def test_every_kind_looks_for_the_names_of_its_map(tmp_path):
+    tiny_sets.points_folder(tmp_path / "points", split={"01": "train", "02": "val", "03": "val"})
+    tiny_sets.instances_folder(tmp_path / "instances")
+    (tmp_path / "instances" / "classes").mkdir()
+    (tmp_path / "instances" / "classes" / "07_1.csv").write_text("id,class\n1,dead\n")
+    tiny_sets.pannuke_fold(tmp_path / "pannuke", 1)
+    tiny_sets.conic(tmp_path / "conic")
+    tiny_sets.consep(tmp_path / "consep")
+    tiny_sets.lizard(tmp_path / "lizard")
+    tiny_sets.coco(tmp_path / "coco")
+    composition_folder(tmp_path / "composition", ["image,tumour", "p1_a,1", "p2_b,1"])
+    for kind in (
+        "points",
+        "instances",
+        "pannuke",
+        "conic",
+        "consep",
+        "lizard",
+        "coco",
+        "composition",
+    ):
+        (spec,) = parse_data(f"{kind}:{tmp_path / kind}@0.5?map=tumor:tumour,*:-")
+        with pytest.raises(DataError, match=rf"names 'tumor', .*'{kind}' does not have"):
+            load_fields(spec, class_names=NAMES)
+    table = tmp_path / "points" / "points" / "03_field.csv"
+    table.write_text("x,y,class\n3,4,plasma\n")  # named in a part that is not read
+    (spec,) = parse_data(f"points:{tmp_path / 'points'}?map=plasma:lymphocyte")
+    assert len(load_fields(spec, class_names=NAMES, split="train")) == 1
+
+
 # --- kinds through words
 
 

@@ -41,6 +41,7 @@ def read_pannuke(
     claim a pixel, the instance map keeps the first; boxes are those of each nucleus' own mask.
     Raises `DataError` for missing or unlike arrays, and for pixels that are not 0..255.
     """
+    classes.check_names(PANNUKE_CLASSES, root.name)
     ids = classes.ids(PANNUKE_CLASSES, root.name)
     for fold, paths in _pannuke_folds(root).items():
         images = _array(paths["images"], (None, None, None, 3))
@@ -205,6 +206,7 @@ def read_conic(
     ``patch_info.csv`` tells (``consep_1-0004`` is a patch of ``consep_1``); without it all
     patches are one group, since they overlap. Raises `DataError` as `read_pannuke` does.
     """
+    classes.check_names(LIZARD_CLASSES, root.name)
     ids = classes.ids(LIZARD_CLASSES, root.name)
     images = _array(root / "images.npy", (None, None, None, 3))
     labels = _array(root / "labels.npy", (*images.shape[:3], 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,13 @@ class ClassMap:
         The data set's name -> a name in `names`, or ``-`` for a nucleus of unknown type (id -1).
         The name ``*`` stands for all that are not listed. A name that is not listed and equals
         one of `names` is that class.
+    shared : bool
+        Whether the map may serve several data sets, so that one of them need not have all names.
     """
 
     names: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
+    shared: bool = False
 
     def __post_init__(self) -> None:
         doubled = [n for n, count in Counter(a for a, _ in self.pairs).items() if count > 1]
@@ -52,11 +56,13 @@ class ClassMap:
     def parse(cls, text: str, names: Sequence[str] = ()) -> ClassMap:
         """A map out of ``tumor:tumour,dead:-``, or out of a CSV file with columns class, to.
 
+        That of a file is `shared`.
         Raises `DataError` when it is malformed or leads to classes that `names` lacks.
         """
         if not text:
             return cls(tuple(names))
-        if text.lower().endswith(".csv"):
+        shared = text.lower().endswith(".csv")
+        if shared:
             rows = read_table(Path(text), ("class", "to"))
             pairs = [((r["class"] or "").strip(), (r["to"] or "").strip()) for r in rows]
         else:
@@ -69,7 +75,36 @@ class ClassMap:
                 found=text,
                 remedy="name for every class of the data one of the model's, or - for unknown",
             )
-        return cls(tuple(names), tuple(pairs))
+        return cls(tuple(names), tuple(pairs), shared)
+
+    def check_names(self, words: Iterable[str], data_set: str) -> None:
+        """Refuse names in the map that are none of the data's: a misspelt one would do nothing.
+
+        `words` are all class names of the data, also those of parts not read; they are taken
+        one by one until every name of the map is found. Names that stand for themselves are
+        not looked for. Warns where the map is `shared`, else raises `DataError`.
+        """
+        absent = {a: None for a, b in self.pairs if a not in (REST, *UNLABELLED, b) and self.names}
+        seen: dict[str, None] = {}
+        found = iter(words)
+        while absent and (word := next(found, None)) is not None:
+            seen[word.strip()] = None
+            absent.pop(word.strip(), None)
+        if not absent:
+            return
+        names = [word for word in sorted(seen) if word not in UNLABELLED]
+        known = ", ".join(names[:20]) or "no classes"
+        lacking = ", ".join(repr(name) for name in absent)
+        message = f"?map= names {lacking}, which the data set {data_set!r} does not have"
+        if self.shared:
+            warnings.warn(f"{message} (it has {known}).", stacklevel=2)
+            return
+        raise DataError(
+            f"{message}.",
+            expected=f"class names of the data (it has {known})",
+            found=lacking,
+            remedy="correct the name in ?map=, or leave it out",
+        )
 
     def id_of(self, word: str) -> int | None:
         """Index into `names`, -1 for an unknown type, None where nothing says what to do."""

@@ -96,6 +96,7 @@ def read_coco(
     """
     path = _json_file(root, annotations)
     images, by_image, words = _read_json(path)
+    classes.check_names(words.values(), root.name)
     used = {a["category_id"] for group in by_image.values() for a in group if not _crowd(a)}
     class_ids = dict(
         zip(used, classes.ids([words[c] for c in used], root.name).tolist(), strict=True)

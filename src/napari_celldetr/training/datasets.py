@@ -10,7 +10,7 @@ columns id, class), a folder of compositions ``images`` and ``composition.csv``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,9 @@ def read_points_folder(
     empty_is_background: bool = False,
 ) -> Iterator[Field]:
     """The fields of `load_points_folder` one by one, with a class map."""
-    for picture, table in image_pairs(root, folder_in(root, "points"), ".csv"):
+    pairs = image_pairs(root, folder_in(root, "points"), ".csv")
+    classes.check_names(_class_words(table for _, table in pairs), root.resolve().name)
+    for picture, table in pairs:
         stem = picture.stem
         if not parts.wants(stem):
             continue
@@ -189,6 +191,13 @@ def _class_id(name: str | None, classes: ClassMap, path: Path, line: int) -> int
             remedy="correct the line, give all class names of the data set, or map them (?map=)",
         )
     return index
+
+
+def _class_words(tables: Iterable[Path]) -> Iterator[str]:
+    """What stands in the column class of tables."""
+    for table in tables:
+        for row in read_table(table, ("class",)):
+            yield row["class"] or ""
 
 
 def _refuse_outside(points: NDArray[np.float32], shape: tuple[int, ...], path: Path) -> None:
@@ -279,7 +288,10 @@ def read_instances_folder(
     border_sizes: bool = False,
 ) -> Iterator[Field]:
     """The fields of `load_instances_folder` one by one, with a class map."""
-    for picture, label in image_pairs(root, folder_in(root, "instances"), ".png"):
+    pairs = image_pairs(root, folder_in(root, "instances"), ".png")
+    tables = (root / "classes" / f"{picture.stem}.csv" for picture, _ in pairs)
+    classes.check_names(_class_words(t for t in tables if t.is_file()), root.resolve().name)
+    for picture, label in pairs:
         stem = picture.stem
         if not parts.wants(stem):
             continue
@@ -361,6 +373,7 @@ def read_composition_folder(
     path = root / "composition.csv"
     table = read_table(path, ("image",))
     words = [name for name in (table[0] if table else {}) if name not in ("image", None)]
+    classes.check_names(words, root.name)
     ids = classes.ids(words, root.name)
     rows = {image_stem(row["image"]): row for row in table}
     pictures = {

@@ -88,7 +88,9 @@ def read_geojson_folder(
     """
     from napari_celldetr.slides.readers import open_slide
 
-    for file in _files(root):
+    files = _files(root)
+    classes.check_names(_class_names(files), root.resolve().name)
+    for file in files:
         stem = re.sub(r"\.geojson(\.gz)?$", "", file.name, flags=re.IGNORECASE)
         path = _slide_of(stem, root / slides if slides else root, file)
         stem = image_stem(path.name)
@@ -179,6 +181,17 @@ def _features(path: Path) -> list[dict[str, Any]]:
             found=f"{type(error).__name__}: {str(error)[:200]}",
             remedy="export it again from QuPath",
         ) from error
+
+
+def _class_names(files: list[Path]) -> Iterator[str]:
+    """Class names of all features; what cannot be read is refused when its slide is."""
+    for file in files:
+        for item in _features(file):
+            properties = item.get("properties")
+            told = properties.get("classification") if isinstance(properties, dict) else None
+            names = told.get("names") if isinstance(told, dict) else None
+            if isinstance(told, dict) and (not names or all(isinstance(n, str) for n in names)):
+                yield _class_of(told)
 
 
 def _sort(

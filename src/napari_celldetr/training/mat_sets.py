@@ -69,6 +69,7 @@ def read_consep(
     belong to the ids.
     """
     words = CONSEP_MERGED if merged else CONSEP_CLASSES
+    classes.check_names(words, root.name)
     class_ids = classes.ids(words, root.name)
     for picture, label in _pairs(root):
         if not parts.wants(picture.stem):
@@ -98,6 +99,7 @@ def read_lizard(
 
     Rows are found by ``id``, whatever their order. Raises `DataError` as `read_consep` does.
     """
+    classes.check_names(LIZARD_CLASSES, root.name)
     class_ids = classes.ids(LIZARD_CLASSES, root.name)
     for picture, label in _pairs(root):
         if not parts.wants(picture.stem):

@@ -106,6 +106,7 @@ def read_xenium(
     affine = read_alignment(matrix, pixel_um=_pixel_um(root))
     nuclei = read_nuclei(root)
     words = _types_of(nuclei, root / types) if types else [""] * len(nuclei)
+    classes.check_names(words, root.resolve().name)
     class_ids = classes.ids(words, root.resolve().name)
     stem = root.resolve().name
     if not parts.wants(stem):
