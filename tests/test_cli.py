@@ -31,7 +31,7 @@ from napari_celldetr.cli import COMMANDS, build_parser, main
 from napari_celldetr.cli.exits import Exit
 from napari_celldetr.cli.flags import add_config_flags, config_from
 from napari_celldetr.cli.outputs import plan_outputs
-from napari_celldetr.cli.screen import Interrupted, Screen, duration
+from napari_celldetr.cli.screen import Interrupted, PlainMeter, Screen, duration
 from napari_celldetr.core.config import DetectConfig, Field, describe
 from napari_celldetr.core.errors import ExportError, JobError
 from napari_celldetr.core.progress import Progress
@@ -668,6 +668,31 @@ def test_an_interrupted_training_says_that_it_goes_on(command, labelled, monkeyp
     monkeypatch.setattr(f"napari_celldetr.training.{command}.{command}", job)
     assert main([command, "--data", labelled]) == Exit.INTERRUPTED
     assert "the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "ablate", "crossvalidate"])
+def test_an_interrupted_training_names_the_step_it_goes_on_from(
+    command, labelled, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "run"
+    words = [command, "--data", labelled, "--output", str(out), "--classes", "red,blue", *SHORT]
+    words += {
+        "ablate": ["--variants", "coupled", "--hold-out", "02"],
+        "crossvalidate": ["--folds", "2"],
+    }.get(command, [])
+    real = PlainMeter.show
+
+    def pressed(self, step):
+        real(self, step)
+        if step.done == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlainMeter, "show", pressed)
+    assert main(words) == Exit.INTERRUPTED
+    assert "goes on from step 1 of 2" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr("napari_celldetr.training.memory.keep_memory", lambda: False)
+    assert main(words) == Exit.OK
 
 
 def documented() -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from napari_celldetr.nets.celldetr import CellDETRConfig
 from napari_celldetr.nets.criterion import Criterion
 from napari_celldetr.nets.registry import load_model, load_network
 from napari_celldetr.training import loop
-from napari_celldetr.training.checkpoint import BEST, NAME
+from napari_celldetr.training.checkpoint import BEST, NAME, saved_step
 from napari_celldetr.training.pools import load_pools
 from napari_celldetr.training.train import class_weights, train
 from napari_celldetr.training.validation import Validation, load_validation
@@ -53,10 +55,21 @@ def log(folder):
 
 
 def stop_after(job, steps):
-    """Run `steps` steps, then abandon the job as a killed process would."""
-    for _ in range(steps):
-        next(job)
+    """Run until `steps` steps are done, then close the job as Ctrl-C does."""
+    while next(job).done < steps:
+        pass
     job.close()
+
+
+def kill_after(job, steps, folder):
+    """Run until `steps` steps are done, and leave the folder as a killed process would."""
+    while next(job).done < steps:
+        pass
+    aside = folder.with_name(folder.name + "-aside")
+    shutil.copytree(folder, aside)
+    job.close()
+    shutil.rmtree(folder)
+    aside.rename(folder)
 
 
 def same_tensors(a, b):
@@ -97,15 +110,60 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(root, workers):
     whole = drain(train(config(root, "whole"), network=narrow()))
     broken = config(root, "broken", workers=workers)
     # One step after the checkpoint: that step is lost and done again.
-    stop_after(train(broken, network=narrow()), 3)
+    kill_after(train(broken, network=narrow()), 3, root / "broken")
+    assert saved_step(root / "broken") == 2
     steps = []
     resumed = drain(train(broken, network=narrow()), steps.append)
-    assert len(steps) == 2
+    assert [s.done for s in steps] == [3, 4]
     assert same_tensors(weights(whole), weights(resumed))
     assert same_tensors(load_file(root / "whole" / NAME), load_file(root / "broken" / NAME))
     assert log(root / "whole") == log(root / "broken")
     again = drain(train(broken, network=narrow()))
     assert same_tensors(weights(whole), weights(again))
+
+
+def test_a_closed_run_loses_no_step_and_equals_an_uninterrupted_one_to_the_bit(root):
+    whole = drain(train(config(root, "whole"), network=narrow()))
+    broken = config(root, "broken", checkpoint_steps=100)
+    stop_after(train(broken, network=narrow()), 3)
+    assert saved_step(root / "broken") == 3
+    steps = []
+    resumed = drain(train(broken, network=narrow()), steps.append)
+    assert [s.done for s in steps] == [4]
+    assert [s.total for s in steps] == [4]
+    assert same_tensors(weights(whole), weights(resumed))
+    assert same_tensors(load_file(root / "whole" / NAME), load_file(root / "broken" / NAME))
+    assert log(root / "whole") == log(root / "broken")
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_within_a_step_waits_for_its_end_and_a_second_one_does_not(
+    root, monkeypatch, presses
+):
+    whole = drain(train(config(root, "whole"), network=narrow()))
+    real, calls = Criterion.__call__, []
+
+    def pressed(self, model, image, targets):
+        calls.append(1)
+        if len(calls) == 3:
+            for _ in range(presses):
+                signal.raise_signal(signal.SIGINT)
+        return real(self, model, image, targets)
+
+    monkeypatch.setattr(Criterion, "__call__", pressed)
+    plan = config(root, "broken", checkpoint_steps=100)
+    handler = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            drain(train(plan, network=narrow()))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    # Broken off within the third step, nothing whole is at hand: only steps done are kept.
+    assert saved_step(root / "broken") == (3 if presses == 1 else 0)
+    monkeypatch.undo()
+    assert same_tensors(weights(whole), weights(drain(train(plan, network=narrow()))))
 
 
 def test_other_settings_are_refused_and_fresh_starts_over(root):
@@ -229,11 +287,15 @@ def validated(root, output, **changes):
     return config(root, output, **(own | {"checkpoint_steps": 3, "steps": 6} | changes))
 
 
-@pytest.mark.parametrize("stop", [2, 5], ids=["validating", "validating after a checkpoint"])
-def test_a_validated_run_resumes_to_the_bit_and_keeps_its_best(root, stop):
+@pytest.mark.parametrize("stop", [2, 4, 6])
+@pytest.mark.parametrize("how", [stop_after, kill_after])
+def test_a_validated_run_resumes_to_the_bit_and_keeps_its_best(root, stop, how):
     whole = drain(train(validated(root, "whole", keep="best"), network=narrow()))
     plan = validated(root, "broken", keep="best")
-    stop_after(train(plan, network=narrow()), stop)
+    # The first that has so many steps is a field of the validation that follows them.
+    job = train(plan, network=narrow())
+    how(job, stop, *([root / "broken"] if how is kill_after else []))
+    assert not any("validation" in e and e["step"] == stop for e in log(root / "broken"))
     resumed = drain(train(plan, network=narrow()))
     assert log(root / "whole") == log(root / "broken")
     assert same_tensors(weights(whole), weights(resumed))
@@ -256,8 +318,7 @@ def test_the_best_weights_are_those_that_scored_best(root, monkeypatch):
     best = drain(train(validated(root, "best", keep="best"), network=narrow()))
     monkeypatch.undo()
     last = drain(train(validated(root, "last", steps=6), network=narrow()))
-    # Four steps, and a field of each of two validations.
-    stop_after(train(validated(root, "four"), network=narrow()), 6)
+    stop_after(train(validated(root, "four"), network=narrow()), 4)
     state = load_file(root / "four" / NAME)
     average = {k[8:]: v.half() for k, v in state.items() if k.startswith("average.")}
     assert same_tensors(weights(best), average)
@@ -327,7 +388,7 @@ def test_a_run_from_before_a_setting_existed_goes_on(root):
     save_file(tensors, path, metadata=meta | {"config": json.dumps(settings)})
     steps = []
     drain(train(plan, network=narrow()), steps.append)
-    assert len(steps) == 2
+    assert [s.done for s in steps] == [4]
 
 
 def test_a_run_goes_on_in_the_number_format_it_began_in(root):

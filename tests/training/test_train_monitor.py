@@ -183,9 +183,14 @@ def test_a_log_goes_on_after_the_step_it_is_told(tmp_path):
 def test_the_best_validation_is_known_across_interruptions(tmp_path):
     write(tmp_path, 2)
     with Monitor.open(tmp_path, {}, {}, first=2) as monitor:
-        assert not monitor.validation(3, scores(0.1))
-        assert monitor.validation(4, scores(0.9))
-        assert not monitor.validation(5, scores(0.9))
+        assert "best" not in monitor.validation(3, scores(0.1))
+        assert monitor.validation(4, scores(0.9)) == (
+            "Validation at step 4: F1 detection 0.900, class mean 0.600 (best so far)"
+        )
+        assert monitor.last_f1 == ", F1 .90"
+        assert "best" not in monitor.validation(5, scores(0.9))
+        assert monitor.validated(5)
+        assert not monitor.validated(6)
     table = validation_table(tmp_path).splitlines()
     assert table[1].split() == ["step", "detection", "class", "mean", "a", "b", "threshold"]
     assert [line.split()[0] for line in table if line.endswith("best")] == ["4"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from napari_celldetr.cli.exits import Exit
 from napari_celldetr.cli.flags import add_config_flags, config_from
 from napari_celldetr.cli.screen import Interrupted, Screen
+from napari_celldetr.cli.train import say_how_to_go_on
 from napari_celldetr.training.config import AblateConfig
 
 
@@ -26,10 +27,9 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
     try:
         report, _ = screen.follow(ablate(config), "ablation", unit="steps")
     except Interrupted:
-        screen.note(
-            "Interrupted. Run the same command again: finished variants are read back, and the "
-            "one that was running goes on from its last checkpoint."
-        )
+        folder = Path(config.output)
+        runs = [f for f in folder.iterdir() if f.is_dir()] if folder.is_dir() else []
+        say_how_to_go_on(screen, config, runs)
         return Exit.INTERRUPTED
     screen.say(report.as_text())
     folder = Path(config.output)

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
     from napari_celldetr.training.pretrain import pretrain
 
     config = config_from(args, PretrainConfig)
-    done = follow_training(pretrain(config), screen, config.name, config.output)
+    done = follow_training(pretrain(config), screen, config)
     if done is None:
         return Exit.INTERRUPTED
     result, last = done

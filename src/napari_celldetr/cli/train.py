@@ -11,7 +11,7 @@ from napari_celldetr.cli.exits import Exit
 from napari_celldetr.cli.flags import add_config_flags, config_from
 from napari_celldetr.cli.screen import Interrupted, Screen
 from napari_celldetr.core.progress import Job, Progress
-from napari_celldetr.training.config import TrainConfig
+from napari_celldetr.training.config import RunConfig, TrainConfig
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
     from napari_celldetr.training.train import train
 
     config = config_from(args, TrainConfig)
-    done = follow_training(train(config), screen, config.name, config.output)
+    done = follow_training(train(config), screen, config)
     if done is None:
         return Exit.INTERRUPTED
     result, last = done
@@ -40,21 +40,34 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
     return Exit.OK
 
 
-def follow_training(
-    job: Job[T], screen: Screen, title: str, output: str
-) -> tuple[T, Progress] | None:
+def follow_training(job: Job[T], screen: Screen, config: RunConfig) -> tuple[T, Progress] | None:
     """Run a job of training, saying where to watch it; None after Ctrl-C."""
     from napari_celldetr.training.memory import keep_memory
 
     keep_memory()
+    folder = Path(config.output)
     try:
-        return screen.follow(_announced(job, screen, Path(output)), title, unit="steps")
-    except Interrupted as stop:
-        screen.note(
-            f"Interrupted at step {stop.step.done} of {stop.step.total}. Run the same command "
-            "again and it goes on from the last checkpoint."
-        )
+        return screen.follow(_announced(job, screen, folder), config.name, unit="steps")
+    except Interrupted:
+        say_how_to_go_on(screen, config, [folder])
         return None
+
+
+def say_how_to_go_on(screen: Screen, config: RunConfig, folders: list[Path]) -> None:
+    """Say after Ctrl-C what the same command will do; `folders` are those of runs."""
+    from napari_celldetr.training.checkpoint import NAME, saved_step
+
+    again = "Run the same command again" + (" without --fresh" if config.fresh else "")
+    written = [f for f in folders if (f / NAME).is_file()]
+    latest = max(written, key=lambda f: (f / NAME).stat().st_mtime_ns, default=None)
+    step = 0 if latest is None else saved_step(latest)
+    run = "it" if latest in (None, Path(config.output)) else f"finished runs stay, {latest.name!r}"
+    if 0 < step < config.steps:
+        screen.note(f"Interrupted. {again}: {run} goes on from step {step} of {config.steps}.")
+    elif step:
+        screen.note(f"Interrupted. {again}: {run} is trained to its end, and the rest follows.")
+    else:
+        screen.note(f"Interrupted before a step was done. {again}: it starts over.")
 
 
 def _announced(job: Job[T], screen: Screen, output: Path) -> Job[T]:

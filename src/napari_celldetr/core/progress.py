@@ -29,7 +29,10 @@ class TileEvent:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a job. `done` and `total` count tiles unless `message` says otherwise."""
+    """One step of a job. `done` and `total` count tiles unless `message` says otherwise.
+
+    `message` is what goes on now; `note` is a line worth keeping, which no later step replaces.
+    """
 
     done: int
     total: int
@@ -37,6 +40,7 @@ class Progress:
     cells: int = 0
     seconds: float = 0.0
     events: tuple[TileEvent, ...] = field(default=())
+    note: str = ""
 
     @property
     def fraction(self) -> float:

@@ -6,6 +6,7 @@ run has a folder of its own, and one that is finished is read back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -151,15 +152,18 @@ def _changes(reference: CellDETRConfig, variant: CellDETRConfig) -> dict[str, An
 
 
 def _shown(job: Job[VariantRun], done: int, total: int, steps: int, name: str) -> Job[VariantRun]:
-    # The same job, its progress counted over all runs.
-    while True:
-        try:
-            step = next(job)
-        except StopIteration as stop:
-            run: VariantRun = stop.value
-            return run
-        passed = done * steps + max(steps - (step.total - step.done), 0)
-        yield Progress(passed, total * steps, f"{name} ({done + 1} of {total}): {step.message}")
+    # The same job, its progress counted over all runs; closed at once when this one is.
+    with contextlib.closing(job):
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as stop:
+                run: VariantRun = stop.value
+                return run
+            passed = done * steps + max(steps - (step.total - step.done), 0)
+            words = f"{name} ({done + 1} of {total}): "
+            note = words + step.note if step.note else ""
+            yield Progress(passed, total * steps, words + step.message, note=note)
 
 
 def _run(

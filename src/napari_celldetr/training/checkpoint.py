@@ -81,6 +81,15 @@ def saved_precision(folder: Path) -> str:
         return str((file.metadata() or {}).get("precision", "float32"))
 
 
+def saved_step(folder: Path) -> int:
+    """Steps after which the checkpoint in `folder` was saved; 0 where none can be read."""
+    try:
+        with safe_open(folder / NAME, framework="pt") as file:
+            return int((file.metadata() or {}).get("step", 0))
+    except (OSError, ValueError, SafetensorError):
+        return 0
+
+
 def load_checkpoint(
     folder: Path,
     model: nn.Module,

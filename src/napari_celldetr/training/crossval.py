@@ -6,6 +6,7 @@ read back. Several processes may share the work by `only`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -253,12 +254,15 @@ def _is_trained(folder: Path, plan: TrainConfig) -> bool:
 
 
 def _renamed(job: Job[Path], words: str) -> Job[Path]:
-    while True:
-        try:
-            step = next(job)
-        except StopIteration as end:
-            return Path(end.value)
-        yield replace(step, message=f"{words}: {step.message}")
+    # Closed at once when this one is, so that an interrupted fold is saved.
+    with contextlib.closing(job):
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as end:
+                return Path(end.value)
+            note = f"{words}: {step.note}" if step.note else ""
+            yield replace(step, message=f"{words}: {step.message}", note=note)
 
 
 def _cells(

@@ -28,6 +28,7 @@ from napari_celldetr.training.checkpoint import (
     saved_precision,
 )
 from napari_celldetr.training.config import RunConfig
+from napari_celldetr.training.interrupts import kept_whole, leave_to_parent
 from napari_celldetr.training.monitor import Monitor
 from napari_celldetr.training.pools import Pool
 from napari_celldetr.training.precision import Precision, autocast, choose_precision
@@ -159,7 +160,8 @@ def run(work: Work) -> Job[nn.Module]:
 
     Yields a `Progress` per step, and per field while validating. A checkpoint of the same
     settings in ``config.output`` is continued: the result is that of an uninterrupted run on the
-    same machine.
+    same machine. A run that is closed, or stopped with Ctrl-C, saves one after its last whole
+    step.
 
     Raises `JobError` when the folder holds another run or cannot be written to, `DivergedError`
     when the loss stops being a number.
@@ -212,17 +214,12 @@ def make_folder(folder: Path) -> None:
 
 
 def _steps(work: Work, folder: Path, first: int, monitor: Monitor) -> Iterator[Progress]:
-    config = work.config
-    batches = iter(_batches(config, work.pools, first))
-    for number in range(first, config.steps):
-        image, targets = next(batches)
-        parts = work.step(number, image, targets)
-        done = number + 1
-        monitor.step(done, parts, work.rates_now())
-        judged = work.validate is not None and _is_due(work, done)
-        if judged:
-            yield from _validate(work, folder, first, done, monitor)
-        if judged or done % config.checkpoint_steps == 0 or done == config.steps:
+    # Steps that are done, and those that are saved: they differ when the run is interrupted.
+    done = saved = first
+
+    def save() -> None:
+        nonlocal saved
+        with kept_whole():
             save_checkpoint(
                 folder,
                 work.network,
@@ -232,22 +229,49 @@ def _steps(work: Work, folder: Path, first: int, monitor: Monitor) -> Iterator[P
                 config=work.settings,
                 precision=work.precision.name,
             )
-        yield Progress(
-            done - first,
-            config.steps - first,
-            f"step {done} of {config.steps}, loss {parts['loss']:.3f}{monitor.last_words}",
-            seconds=monitor.seconds_here,
-        )
+            saved = done
+
+    def shown(note: str = "") -> Progress:
+        return Progress(done, work.config.steps, words, seconds=monitor.seconds, note=note)
+
+    words = "starting"
+    whole = True
+    try:
+        if first and _is_due(work, first) and not monitor.validated(first):
+            # The run was interrupted between the step and its validation.
+            note = yield from _validate(work, folder, first, monitor)
+            yield shown(note)
+        batches = iter(_batches(work.config, work.pools, first))
+        for number in range(first, work.config.steps):
+            image, targets = next(batches)
+            with kept_whole():
+                whole = False
+                parts = work.step(number, image, targets)
+                monitor.step(number + 1, parts, work.rates_now())
+                done, whole = number + 1, True
+            judged, note = _is_due(work, done), ""
+            if judged:
+                note = yield from _validate(work, folder, done, monitor)
+            if judged or done % work.config.checkpoint_steps == 0 or done == work.config.steps:
+                save()
+            words = f"loss {parts['loss']:.2f}{monitor.last_f1}"
+            yield shown(note)
+    except (GeneratorExit, KeyboardInterrupt):
+        # A step broken off half way leaves a state that no step ends in.
+        if whole and done > saved:
+            save()
+        raise
 
 
 def _is_due(work: Work, done: int) -> bool:
+    if work.validate is None:
+        return False
     every: int = getattr(work.config, "validate_steps", work.config.steps)
     return done % every == 0 or done == work.config.steps
 
 
-def _validate(
-    work: Work, folder: Path, first: int, done: int, monitor: Monitor
-) -> Iterator[Progress]:
+def _validate(work: Work, folder: Path, done: int, monitor: Monitor) -> Job[str]:
+    """Score the average network; the result as a line for people."""
     assert work.validate is not None
     job = work.validate(work.average)
     while True:
@@ -256,15 +280,13 @@ def _validate(
         except StopIteration as stop:
             scores: Scores = stop.value
             break
-        yield Progress(
-            done - 1 - first,
-            work.config.steps - first,
-            f"step {done}: {field.message} of {field.total}",
-            seconds=monitor.seconds_here,
-        )
-    best = monitor.validation(done, scores)
-    if best and work.keep_best:
-        save_best(folder, work.average)
+        message = f"{field.message} of {field.total}"
+        yield Progress(done, work.config.steps, message, seconds=monitor.seconds)
+    with kept_whole():
+        # Weights first: what the log calls best is there.
+        if work.keep_best and monitor.is_best(scores):
+            save_best(folder, work.average)
+        return monitor.validation(done, scores)
 
 
 def _batches(
@@ -286,4 +308,5 @@ def _batches(
         collate_fn=collate,
         multiprocessing_context="spawn" if config.workers else None,
         prefetch_factor=4 if config.workers else None,
+        worker_init_fn=leave_to_parent if config.workers else None,
     )

@@ -33,7 +33,7 @@ class Monitor:
         self._first = len(history.steps)
         self._next_page = 0.0
         self._ended = "stopped (the same command goes on)"
-        self.last_words = ""
+        self.last_f1 = ""
 
     @classmethod
     def open(
@@ -83,9 +83,18 @@ class Monitor:
         self._draw(running=False)
 
     @property
-    def seconds_here(self) -> float:
-        """Seconds since this process took the run up."""
-        return time.monotonic() - self._started
+    def seconds(self) -> float:
+        """Seconds that the run took so far, its interruptions left out."""
+        return self._before + time.monotonic() - self._started
+
+    def validated(self, number: int) -> bool:
+        """Whether the validation after that step is in the log."""
+        return any(row["step"] == number for row in self._history.validations)
+
+    def is_best(self, scores: Scores) -> bool:
+        """Whether no validation so far was as good."""
+        known = (row["validation"]["overall"] for row in self._history.validations)
+        return all(scores.overall > value for value in known)
 
     def step(self, number: int, parts: dict[str, float], rates: dict[str, float]) -> None:
         """Note a step that is done."""
@@ -93,21 +102,22 @@ class Monitor:
         rounded = {name: float(f"{value:.4g}") for name, value in rates.items()}
         self._write({"step": number, **self._time(), **numbers, "rates": rounded})
 
-    def validation(self, number: int, scores: Scores) -> bool:
-        """Note a validation; whether it is the best so far."""
+    def validation(self, number: int, scores: Scores) -> str:
+        """Note a validation; returns it as a line for people."""
+        best = self.is_best(scores)
         self._write({"step": number, **self._time(), "validation": scores.as_dict()})
+        self.last_f1 = f", F1 {f1(scores)}"
         rows = self._history.validations
-        pairs = zip(table(rows)[0], table(rows)[-1], strict=True)
-        words = [f"{n} {v}" for n, v in pairs if n in ("detection", "class mean")]
-        self.last_words = f"; at step {number}: F1 " + ", ".join(words)
-        return best_row(rows) == len(rows) - 1
+        pairs = list(zip(table(rows)[0], table(rows)[-1], strict=True))
+        words = ", ".join(f"{n} {v}" for n, v in pairs if n in ("detection", "class mean"))
+        return f"Validation at step {number}: F1 {words}" + (" (best so far)" if best else "")
 
     def finish(self) -> None:
         """Say on the page that the run came to its end."""
         self._ended = "finished"
 
     def _time(self) -> dict[str, float]:
-        return {"seconds": round(self._before + self.seconds_here, 2)}
+        return {"seconds": round(self.seconds, 2)}
 
     def _write(self, line: dict[str, Any]) -> None:
         self._log.write(json.dumps(line) + "\n")
@@ -119,9 +129,8 @@ class Monitor:
     def _draw(self, *, running: bool = True) -> None:
         started = time.monotonic()
         words = "running" if running else self._ended
-        seconds = self._before + self.seconds_here
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        state = State(running, words, seconds, self._left() if running else None, now)
+        state = State(running, words, self.seconds, self._left() if running else None, now)
         temporary = self._folder / (PAGE + ".part")
         temporary.write_text(render(self._history, state), encoding="utf-8")
         temporary.replace(self._folder / PAGE)
@@ -136,6 +145,12 @@ class Monitor:
         total = int(self._history.settings.get("steps", 0))
         pace = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
         return pace * (total - len(self._history.steps))
+
+
+def f1(scores: Scores) -> str:
+    """The F1 of a validation in as few letters as possible: ``.90``."""
+    value = scores.class_mean if scores.detection is None else scores.detection
+    return "–" if value is None else f"{value:.2f}".removeprefix("0")
 
 
 def validation_table(folder: Path) -> str:
