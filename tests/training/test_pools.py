@@ -16,6 +16,8 @@ from PIL import Image
 from napari_celldetr.core.errors import ConfigError, DataError
 from napari_celldetr.training.classes import ClassMap
 from napari_celldetr.training.datasets import (
+    NUMBER,
+    PREFIX,
     Field,
     group_folds,
     load_instances_folder,
@@ -23,6 +25,8 @@ from napari_celldetr.training.datasets import (
     resample,
     site_of,
 )
+from napari_celldetr.training.geojson import SLIDE
+from napari_celldetr.training.label_files import group_of
 from napari_celldetr.training.pools import Supervision, iter_fields, load_fields, load_pools
 from napari_celldetr.training.save_fields import (
     save_composition_folder,
@@ -332,6 +336,25 @@ def test_sites_of_barcodes():
     assert site_of("TCGA-OL-") == "OL"
     for name in ("tcga-A7-A0D9", "TCGA_A7", "TCGA-A7X-1", "field_1", ""):
         assert site_of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("stem", "prefix", "number"),
+    [
+        ("TCGA-A7-A0D9-01Z-00-DX1_1_2", *["TCGA-A7-A0D9"] * 2),
+        ("TCGA-A7-A0D9-01Z-00-DX2.5f3e", *["TCGA-A7-A0D9"] * 2),
+        ("07_TCGA-A7-A0D9", *["TCGA-A7-A0D9"] * 2),
+        ("TCGA-A7-A0D9X_1", "TCGA-A7-A0D9X", "TCGA-A7-A0D9X_1"),
+        ("07_3", "07", "07"),
+        ("p7_3", "p7", "p7_3"),
+        ("_3", "_3", "_3"),
+    ],
+)
+def test_groups_where_nothing_names_them(stem, prefix, number):
+    assert group_of(stem, PREFIX) == prefix
+    assert group_of(stem, NUMBER) == number
+    patient = stem if "A0D9X" in stem or "TCGA" not in stem else "TCGA-A7-A0D9"
+    assert group_of(stem, SLIDE) == patient
 
 
 def grouped(counts, names=None):

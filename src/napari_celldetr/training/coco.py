@@ -14,8 +14,15 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.training.classes import ClassMap
+from napari_celldetr.training.datasets import PREFIX
 from napari_celldetr.training.fields import Field, box_rows
-from napari_celldetr.training.label_files import Parts, data_error, group_of, image_stem, read_image
+from napari_celldetr.training.label_files import (
+    Parts,
+    data_error,
+    group_of,
+    image_stem,
+    read_image,
+)
 from napari_celldetr.training.polygons import Ring, rings_box, rings_mask
 
 MARGIN_PX = 1.0
@@ -78,7 +85,7 @@ def read_coco(
     *,
     mpp: float | None,
     annotations: str = "",
-    group_pattern: str = r"^[^_]+",
+    group_pattern: str = PREFIX,
     empty_is_background: bool = False,
 ) -> Iterator[Field]:
     """Fields of the images that a COCO file lists.

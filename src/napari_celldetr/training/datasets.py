@@ -37,6 +37,7 @@ from napari_celldetr.training.label_files import (
     image_pairs,
     image_stem,
     list_some,
+    or_patient,
     read_image,
     read_pixels,
     read_split,
@@ -61,8 +62,8 @@ __all__ = [
     "split",
 ]
 
-PREFIX = r"^[^_]+"
-NUMBER = r"^\d+(?=_)"
+PREFIX = or_patient(r"[^_]+")
+NUMBER = or_patient(r"\d+(?=_)")
 
 
 def load_points_folder(
@@ -90,7 +91,8 @@ def load_points_folder(
         Only the images that ``split.csv`` gives this split.
     group_pattern : str
         Regular expression; its match in the stem is the group where ``split.csv`` names no
-        patient, and the whole stem where nothing matches.
+        patient, and the whole stem where nothing matches. By default the patient of a TCGA
+        barcode, else what stands before the first ``_``.
     complete : bool
         Whether places without a point are background.
     empty_is_background : bool
@@ -254,7 +256,8 @@ def load_instances_folder(
     split : str or None
         Only the images that ``split.csv`` gives this split.
     group_pattern : str
-        Regular expression; its match in the stem is the group, else the whole stem is.
+        Regular expression; its match in the stem is the group, else the whole stem is. By
+        default the patient of a TCGA barcode, else the digits before the first ``_``.
     border_sizes : bool
         Keep the box of what is visible of a nucleus that the image border cuts. By default its
         size is NaN, because its true extent is unknown; its centre is that of the visible box.

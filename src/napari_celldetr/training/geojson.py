@@ -22,10 +22,17 @@ from numpy.typing import NDArray
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.training.classes import ClassMap
 from napari_celldetr.training.fields import Field
-from napari_celldetr.training.label_files import Parts, data_error, group_of, image_stem
+from napari_celldetr.training.label_files import (
+    Parts,
+    data_error,
+    group_of,
+    image_stem,
+    or_patient,
+)
 from napari_celldetr.training.polygons import Ring, rings_area, rings_box, rings_hold
 from napari_celldetr.training.slide_fields import TILE_PX, SlideCells, cut_fields, slide_mpp
 
+SLIDE = or_patient(r".*$")
 REGION = r"(?i)^(region|training)"
 IGNORE = r"(?i)^ignore"
 LARGEST_NUCLEUS_UM2 = 1000.0
@@ -58,7 +65,7 @@ def read_geojson_folder(
     complete: bool | None = None,
     empty_is_background: bool = False,
     tile: int = TILE_PX,
-    group_pattern: str = r"^.*$",
+    group_pattern: str = SLIDE,
 ) -> Iterator[Field]:
     """Fields of all annotated regions of all slides, cut to at most `tile` px a side.
 
@@ -80,7 +87,8 @@ def read_geojson_folder(
         it is left out, with a warning; a file whose regions are all empty is refused. True
         trusts them.
     group_pattern : str
-        Regular expression; its match in the slide's stem is the group.
+        Regular expression; its match in the slide's stem is the group. By default that is the
+        patient of a TCGA barcode, else the stem.
 
     Detections and cells give boxes, cells those of their nucleus; points give centres alone; an
     annotation up to `LARGEST_NUCLEUS_UM2` is a nucleus that a person outlined. Warns of larger

@@ -220,6 +220,16 @@ def read_split(root: str | Path) -> dict[str, tuple[str, str]]:
     return {stem: (patient, part) for stem, (patient, part, _) in _split_rows(Path(root)).items()}
 
 
+def or_patient(pattern: str) -> str:
+    """A pattern of groups that takes the patient of a TCGA barcode where a name holds one.
+
+    The barcode of a slide goes on (``TCGA-A7-A0D9-01Z-00-DX2``); slides of one patient must not
+    be told apart.
+    """
+    patient = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?![A-Z0-9])"
+    return rf"{patient}|^(?!.*{patient}){pattern}"
+
+
 def group_of(stem: str, pattern: str) -> str:
     """What a regular expression finds in a stem; the whole stem where it finds nothing."""
     found = re.search(pattern, stem)
