@@ -601,6 +601,7 @@ def test_train_says_where_to_watch_and_how_it_validates(labelled, tmp_path, caps
     assert ["step", "detection", "class", "mean", "red", "blue", "threshold"] in [
         line.split() for line in shown.splitlines()
     ]
+    assert "Score threshold 0." in shown
     assert f"Trained model: {out / 'mine'}" in shown
     assert RESEARCH_USE in shown
     card = json.loads((out / "mine" / "card.json").read_text())

@@ -29,6 +29,7 @@ from napari_celldetr.nets.criterion import Criterion
 from napari_celldetr.nets.registry import load_model, load_network
 from napari_celldetr.training import loop
 from napari_celldetr.training.checkpoint import BEST, NAME, saved_step
+from napari_celldetr.training.kept import Kept
 from napari_celldetr.training.pools import load_pools
 from napari_celldetr.training.train import class_weights, train
 from napari_celldetr.training.validation import Validation, load_validation
@@ -287,8 +288,7 @@ def validated(root, output, **changes):
     return config(root, output, **(own | {"checkpoint_steps": 3, "steps": 6} | changes))
 
 
-@pytest.mark.parametrize("stop", [2, 4, 6])
-@pytest.mark.parametrize("how", [stop_after, kill_after])
+@pytest.mark.parametrize(("stop", "how"), [(4, kill_after), (4, stop_after), (6, stop_after)])
 def test_a_validated_run_resumes_to_the_bit_and_keeps_its_best(root, stop, how):
     whole = drain(train(validated(root, "whole", keep="best"), network=narrow()))
     plan = validated(root, "broken", keep="best")
@@ -311,11 +311,24 @@ def test_the_best_weights_are_those_that_scored_best(root, monkeypatch):
     marks = iter([0.2, 0.9, 0.4])
     real = Validation._scores
 
+    cuts = iter([0.21, 0.34567, 0.5])
+
     def scores(self, *args):
-        return replace(real(self, *args), detection=next(marks), class_mean=None)
+        found = replace(real(self, *args), detection=next(marks), class_mean=None)
+        return replace(found, threshold=next(cuts))
 
     monkeypatch.setattr(Validation, "_scores", scores)
-    best = drain(train(validated(root, "best", keep="best"), network=narrow()))
+    plan = validated(root, "best", keep="best")
+    best = drain(train(plan, network=narrow()))
+    assert read_card(best).threshold == 0.3456
+    assert read_card(best).training["kept_step"] == 4
+    assert Kept.of(plan) == Kept(4, 0.3456, 4, True)
+    # Had the last weights been kept, it would be told that others were better.
+    other = Kept.of(replace(plan, keep="last"))
+    assert other == Kept(6, 0.5, 4, True)
+    text = other.as_text(detects=True)
+    assert "The model holds step 6; step 4 validated better (--keep best)." in text
+    assert "Score threshold 0.50, the best on the validation fields" in text
     monkeypatch.undo()
     last = drain(train(validated(root, "last", steps=6), network=narrow()))
     stop_after(train(validated(root, "four"), network=narrow()), 4)
@@ -324,6 +337,17 @@ def test_the_best_weights_are_those_that_scored_best(root, monkeypatch):
     assert same_tensors(weights(best), average)
     assert not same_tensors(weights(last), average)
     assert not (root / "last" / BEST).exists()
+
+
+def test_without_a_validation_that_finds_cells_the_threshold_is_the_usual_one(root, monkeypatch):
+    plan = config(root, steps=1)
+    assert read_card(drain(train(plan, network=narrow()))).threshold == 0.4
+    assert "--best-threshold" in Kept.of(plan).as_text(detects=True)
+    assert Kept.of(plan).as_text(detects=False) == ""
+    real = Validation._scores
+    monkeypatch.setattr(Validation, "_scores", lambda *a: replace(real(*a), detection=0.0))
+    none = drain(train(validated(root, "none", steps=2), network=narrow()))
+    assert read_card(none).threshold == 0.4
 
 
 def test_validation_never_sees_a_group_that_is_trained_on(root):

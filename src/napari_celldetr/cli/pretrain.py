@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         return Exit.INTERRUPTED
     result, last = done
     if last.message:
-        screen.say(last.message)
+        screen.say(f"Step {last.done} of {last.total}, {last.message}")
     screen.say(f"Pretrained network: {result}")
     screen.say(f"It cannot detect yet. Train it with: celldetr train --init {result} --data …")
     screen.research_use()

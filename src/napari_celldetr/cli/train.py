@@ -23,6 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: Screen) -> Exit:
     """Train, and go on from the last checkpoint where there is one."""
+    from napari_celldetr.nets.card import read_card
+    from napari_celldetr.training.kept import Kept
     from napari_celldetr.training.monitor import validation_table
     from napari_celldetr.training.train import train
 
@@ -30,11 +32,10 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
     done = follow_training(train(config), screen, config)
     if done is None:
         return Exit.INTERRUPTED
-    result, last = done
-    if last.message:
-        screen.say(last.message)
+    result, _ = done
     if table := validation_table(Path(config.output)):
         screen.say(table)
+    screen.say(Kept.of(config).as_text(detects=read_card(result).training["detects"]))
     screen.say(f"Trained model: {result}")
     screen.research_use()
     return Exit.OK

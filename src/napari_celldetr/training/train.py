@@ -21,6 +21,7 @@ from napari_celldetr.nets.matching import Targets
 from napari_celldetr.nets.registry import choose_device, save_model
 from napari_celldetr.training.config import RunConfig, TrainConfig
 from napari_celldetr.training.fraction import take_fraction
+from napari_celldetr.training.kept import SCORE_FLOOR, THRESHOLD, Kept
 from napari_celldetr.training.loop import Loss, Work, run
 from napari_celldetr.training.pools import Pool, load_pools
 from napari_celldetr.training.start import (
@@ -82,9 +83,11 @@ def train(config: TrainConfig, *, network: Any = None) -> Job[Path]:
         _validate(config, begun, pools, validation, device),
         config.keep == "best",
     )
-    kept = yield from run(work)
+    average = yield from run(work)
+    kept = Kept.of(config)
+    card = make_card(config, begun, average, pools, work.precision.name, kept=kept)
     out = Path(config.output) / config.name
-    save_model(out, kept, make_card(config, begun, kept, pools, work.precision.name))
+    save_model(out, average, card)
     return out
 
 
@@ -154,9 +157,19 @@ def class_weights(pools: Sequence[Pool], classes: int) -> Tensor:
 
 
 def make_card(
-    config: RunConfig, begun: Start, model: nn.Module, pools: Sequence[Pool], precision: str
+    config: RunConfig,
+    begun: Start,
+    model: nn.Module,
+    pools: Sequence[Pool],
+    precision: str,
+    *,
+    kept: Kept | None = None,
 ) -> ModelCard:
-    """The card of a freshly trained model; figures are added by evaluation."""
+    """The card of a freshly trained model; figures are added by evaluation.
+
+    The threshold is the one that validation of the kept weights found best, on the scale of the
+    scores as they are, where there was one.
+    """
     arguments = settings_of(model)
     data = [
         {
@@ -172,6 +185,9 @@ def make_card(
         for p in pools
     ]
     resolved = asdict(config.recipe) | {"precision": precision, "detects": begun.detects}
+    if kept is not None:
+        resolved["kept_step"] = kept.step
+    measured = None if kept is None else kept.threshold
     return ModelCard(
         name=config.name,
         title=config.title or config.name,
@@ -184,8 +200,8 @@ def make_card(
         mean=begun.statistics[0],
         std=begun.statistics[1],
         stain=config.stain,
-        threshold=0.4,
-        score_floor=0.05,
+        threshold=THRESHOLD if measured is None else measured,
+        score_floor=SCORE_FLOOR,
         weights_sha256="0" * 64,
         licence="BSD-3-Clause",
         data=data,
