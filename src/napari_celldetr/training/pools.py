@@ -18,6 +18,7 @@ from napari_celldetr.training.datasets import (
 )
 from napari_celldetr.training.fields import Field, resample
 from napari_celldetr.training.label_files import SPLIT_FILE, Parts, read_split
+from napari_celldetr.training.scale import warn_of_scale
 from napari_celldetr.training.slide_fields import TILE_PX
 from napari_celldetr.training.specs import DataSpec, parse_data
 
@@ -111,7 +112,10 @@ def iter_fields(
 def load_fields(
     spec: DataSpec, *, class_names: Sequence[str], split: str | None = None
 ) -> list[Field]:
-    """All of `iter_fields`. Raises `DataError` also when there are none."""
+    """All of `iter_fields`. Raises `DataError` also when there are none.
+
+    Warns where nuclei are not of a size or density that they can have (`warn_of_scale`).
+    """
     fields = list(iter_fields(spec, class_names=class_names, split=split))
     if not fields:
         raise DataError(
@@ -120,6 +124,7 @@ def load_fields(
             found="none",
             remedy=f"check the folder, and the names in {SPLIT_FILE}",
         )
+    warn_of_scale(fields, spec.folder.name, spec.mpp)
     return fields
 
 
@@ -130,7 +135,8 @@ def load_pools(config: TrainConfig) -> list[Pool]:
     ``all``. Where shares are left to the sets' sizes (``*auto``) they follow the square root of
     the area, 1 on average, so that a large set is seen more often and a small one not drowned.
 
-    Raises `DataError` when a group to hold out is not there, or nothing else is.
+    Raises `DataError` when a group to hold out is not there, or nothing else is. Warns as
+    `load_fields` does.
     """
     pools = []
     known: set[str] = set()
@@ -153,6 +159,7 @@ def load_pools(config: TrainConfig) -> list[Pool]:
                 found=f"{count} fields, all held out or without labels",
                 remedy="hold out fewer groups, or check the labels",
             )
+        warn_of_scale(kept, spec.folder.name, spec.mpp)
         pools.append(Pool(spec, tuple(kept)))
     refuse_unknown_groups(config.held_out - known, known)
     return balance(pools)
