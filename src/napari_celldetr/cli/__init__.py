@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TextIO
 
 from napari_celldetr import RESEARCH_USE, __version__
 from napari_celldetr.cli.exits import Exit
@@ -56,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # argparse exits by itself: 0 after --help, 2 after a usage error.
         return int(stop.code or 0)
     try:
-        return int(load_command(args.command).run(args, screen))
+        with _plain_warnings(screen):
+            return int(load_command(args.command).run(args, screen))
     except CellDETRError as error:
         screen.error(error)
         return int(Exit.ERROR)
@@ -95,6 +99,30 @@ def load_command(name: str) -> Command:
     """The module of a command."""
     command: Command = import_module(f"napari_celldetr.cli.{name}")
     return command
+
+
+@contextlib.contextmanager
+def _plain_warnings(screen: Screen) -> Iterator[None]:
+    """Show warnings of this package as lines for people, those of libraries as ever."""
+    package = Path(__file__).parents[1]
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if category is UserWarning and Path(filename).is_relative_to(package):
+                screen.note(f"warning: {message}")
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _reader_went_away() -> int:
