@@ -290,6 +290,21 @@ def test_write_card_alone_is_refused(own, root, capsys):
     assert (own / "card.json").read_bytes() == before
 
 
+def test_a_calibration_on_groups_that_were_trained_on_is_not_written(own, root, capsys):
+    groups = sorted({p.stem.split("_")[0] for p in (root / "points" / "images").iterdir()})
+    trained = [{"name": "points", "groups": groups[:1]}]
+    write_card(own, replace(read_card(own), data=trained))
+    before = (own / "card.json").read_bytes()
+    assert main(words(root, own, "--calibrate", "--write-card")) == 1
+    shown, err = capsys.readouterr()
+    assert '"scale"' in shown
+    assert "of groups the model was trained on" in err
+    assert "--split or --groups" in err
+    assert (own / "card.json").read_bytes() == before
+    other = ["--groups", ",".join(groups[1:])]
+    assert main(words(root, own, "--calibrate", "--write-card", *other)) == 0
+
+
 def test_a_shipped_model_is_never_changed(root, capsys):
     shipped = [f for home in model_folders() for f in sorted(home.iterdir()) if f.is_dir()]
     if not shipped:

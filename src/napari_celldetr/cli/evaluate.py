@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from napari_celldetr.cli.exits import Exit
 from napari_celldetr.cli.flags import add_config_flags, config_from
 from napari_celldetr.cli.outputs import prepare_folder
 from napari_celldetr.cli.screen import Screen
-from napari_celldetr.core.errors import ConfigError
+from napari_celldetr.core.errors import ConfigError, DataError
 from napari_celldetr.training.config import EvaluateConfig
+
+if TYPE_CHECKING:
+    from napari_celldetr.training.evaluate import EvaluationReport
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +46,21 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         args.json.write_text(text + "\n", encoding="utf-8")
         screen.say(f"written: {args.json}")
     if args.write_card and report.calibration is not None:
+        _refuse_seen(report)
         screen.say(f"written: {write_calibration(config.model, report.calibration)}")
     return Exit.OK
+
+
+def _refuse_seen(report: EvaluationReport) -> None:
+    """Refuse to write what was fitted where the model is surer than elsewhere."""
+    seen, total = sum(report.trained_on.values()), sum(s.n_fields for s in report.scores.values())
+    if seen:
+        raise DataError(
+            "The calibration is not written into the card.",
+            expected="fields of groups (patients) that the model was not trained on",
+            found=f"{seen} of {total} fields are of groups the model was trained on",
+            remedy="choose others with --split or --groups",
+        )
 
 
 def _check_card(config: EvaluateConfig) -> None:
