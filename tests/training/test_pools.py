@@ -88,12 +88,24 @@ def test_words(text, expected):
         ("points:a?empty=yes", "empty=background or unknown"),
         ("points:a?map=", "map=something"),
         ("geojson:a?tile=9", "tile=64 to 8192"),
-        ("points:a?map=a:b&map=c:d", "cannot be read"),
-        ("points:a b:c", "cannot be read"),
-        ("points:'a", "quote words with spaces"),
+        ("points:a?map=a:b&map=c:d", "the option map is given twice"),
+        ("points:a b:c", "unknown kind 'b'; kinds: points, "),
+        ("points:'a", "not closed.*quote words with spaces"),
+        ("points:fields@0,5", "the µm/px '0,5' is not a number.*write 0.5."),
+        ("points:fields@0.5*,3", "the share ',3' is not a number.*write .3."),
+        ("points:fields@half", "the µm/px 'half' is not a number.*write @0.5"),
+        ("points:fields@", "the µm/px is missing.*write @0.5"),
+        ("points:fields@50", "50 µm/px is not between 0.05 and 4"),
+        ("points:fields*0", "the share 0 is not above 0"),
+        ("point:fields", "unknown kind 'point'.*write points:"),
+        ("point:", "unknown kind 'point'"),
+        ("points:", "no folder after the colon"),
+        ("points:@0.5", "no folder after the colon"),
+        ("fields", "no kind before a colon.*e.g. points:fields"),
+        ("points:my fields@0.5", "no kind before a colon.*--data \"'points:my fields@0.5'\""),
         ("coco:a", "add @ and the µm/px"),
         ("composition:a", "COMPOSITION|composition:FOLDER@MPP"),
-        ("points:a*automatic", "cannot be read"),
+        ("points:a*automatic", r"share 'automatic' is not a number.*\*auto"),
     ],
 )
 def test_words_that_cannot_be_read(text, says):
@@ -522,6 +534,9 @@ def test_instances_may_have_splits(tmp_path):
         ("points/01_field.csv", "x,y,class,width,height\n3,4,tumour,inf,5\n", "without extent"),
         ("points/01_field.csv", "x,y,class,width,height\n3,4,tumour,a,5\n", "not a point"),
         ("split.csv", "image,patient,split,complete\n01_field.png,1,train,maybe\n", "not clear"),
+        ("points/01_field.csv", "x;y;class\n3;4;tumour\n", "separated by ;; save with commas"),
+        ("points/01_field.csv", "x\ty\tclass\n", "separated by tabs; save with commas"),
+        ("points/01_field.csv", "", "an empty file"),
         ("split.csv", "image,patient\n01_field.png,1\n", "lacks columns"),
     ],
 )
@@ -530,6 +545,37 @@ def test_tables_that_cannot_be(tmp_path, part, text, says):
     (root / part).write_text(text)
     with pytest.raises(DataError, match=says):
         load_points_folder(root, mpp=0.5, class_names=NAMES)
+
+
+def test_what_is_left_of_a_set_without_labels(tmp_path):
+    root = tiny_sets.points_folder(tmp_path / "set", patients=("01", "02"))
+    word = f"points:{root}"
+    with pytest.raises(DataError, match=r"2 fields, 2 with labels, all of these held out"):
+        load_pools(tiny_sets.config(tmp_path, data=word, hold_out="01,02"))
+    for patient in ("01", "02"):
+        (root / "points" / f"{patient}_field.csv").write_text("x,y,class\n")
+    with pytest.raises(DataError, match=r"2 fields, none with labels.*\?empty=background"):
+        load_pools(tiny_sets.config(tmp_path, data=word))
+    assert load_pools(tiny_sets.config(tmp_path, data=word + "?empty=background"))
+    (root / "split.csv").write_text("image,patient,split\nother.png,1,train\n")
+    with pytest.raises(DataError, match=r"no images of the split 'train'.*split\.csv"):
+        load_pools(tiny_sets.config(tmp_path, data=word))
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [
+        ("points", "images"),
+        ("points", "points"),
+        ("instances", "images"),
+        ("composition", "images"),
+    ],
+)
+def test_the_folder_of_images_is_not_the_data_set(tmp_path, kind, part):
+    root = tiny_sets.points_folder(tmp_path / "set", patients=("01",))
+    (spec,) = parse_data(f"{kind}:{root / part}@0.5")
+    with pytest.raises(DataError, match=rf"folder of {part} itself.*name the folder .*{root.name}"):
+        load_fields(spec, class_names=NAMES)
 
 
 def test_valid_areas_and_classes_that_do_not_fit(tmp_path):

@@ -373,17 +373,14 @@ def read_composition_folder(
     rest is taken for the whole. Raises `DataError` for images without a line or lines without an
     image, and for numbers that are neither.
     """
+    images = folder_in(root, "images")
     path = root / "composition.csv"
     table = read_table(path, ("image",))
     words = [name for name in (table[0] if table else {}) if name not in ("image", None)]
     classes.check_names(words, root.name)
     ids = classes.ids(words, root.name)
     rows = {image_stem(row["image"]): row for row in table}
-    pictures = {
-        p.stem: p
-        for p in sorted(folder_in(root, "images").iterdir())
-        if p.suffix.lower() in IMAGE_SUFFIXES
-    }
+    pictures = {p.stem: p for p in sorted(images.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
     lacking, alone = sorted(set(pictures) - set(rows)), sorted(set(rows) - set(pictures))
     if lacking or alone or not words or len(rows) != len(table):
         raise data_error(

@@ -65,11 +65,16 @@ def folder_in(root: Path, name: str) -> Path:
     """The folder `name` of a data set. Raises `DataError` when it is not there."""
     folder = root / name
     if not folder.is_dir():
+        inside = root.name in ("images", name) and root.is_dir()
         raise DataError(
             f"The data folder {root.name!r} has no {name!r}.",
             expected=f"a folder {name!r} in it",
-            found="nothing" if root.is_dir() else "that the folder itself does not exist",
-            remedy="check the path of the data set",
+            found=f"what looks like the folder of {root.name} itself"
+            if inside
+            else ("nothing" if root.is_dir() else "that the folder itself does not exist"),
+            remedy=f"name the folder that holds it, {root.parent}"
+            if inside
+            else "check the path of the data set",
         )
     return folder
 
@@ -124,9 +129,18 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             f"Table {path.name!r} lacks columns.",
             expected="columns " + ", ".join(columns),
             found=", ".join(header) if header else "an empty file",
-            remedy="add a header line with " + ", ".join(missing),
+            remedy=_separated(header) or "add a header line with " + ", ".join(missing),
         )
     return rows
+
+
+def _separated(header: Sequence[str]) -> str:
+    """What to do about a header in one piece that holds another separator; '' for others."""
+    used = [mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]]
+    if not used:
+        return ""
+    name = {";": ";", "\t": "tabs"}[used[0]]
+    return f"columns are separated by {name}; save with commas, and points in decimal numbers"
 
 
 def data_error(message: str, expected: str, found: str, remedy: str) -> DataError:

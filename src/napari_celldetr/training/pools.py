@@ -20,7 +20,7 @@ from napari_celldetr.training.fields import Field, resample
 from napari_celldetr.training.label_files import SPLIT_FILE, Parts, read_split
 from napari_celldetr.training.scale import warn_of_scale
 from napari_celldetr.training.slide_fields import TILE_PX
-from napari_celldetr.training.specs import DataSpec, parse_data
+from napari_celldetr.training.specs import KINDS, DataSpec, parse_data
 
 
 @dataclass(frozen=True)
@@ -144,25 +144,41 @@ def load_pools(config: TrainConfig) -> list[Pool]:
         divided = config.split == "train" and (spec.folder / SPLIT_FILE).is_file()
         split = "train" if divided else None
         known |= {patient for patient, _ in read_split(spec.folder).values()}
-        kept, count = [], 0
+        kept, empty, count = [], 0, 0
         for field in iter_fields(spec, class_names=config.data_classes, split=split):
             known.add(field.group)
             count += 1
             # A field nobody annotated teaches nothing and would only take up draws.
             useful = field.complete or len(field) or field.composition is not None
+            empty += not useful
             if useful and field.group not in config.held_out:
                 kept.append(resample(field, config.mpp))
         if not kept:
-            raise DataError(
-                f"Nothing is left of the data set {spec.folder.name!r}.",
-                expected="annotated fields outside the held-out groups",
-                found=f"{count} fields, all held out or without labels",
-                remedy="hold out fewer groups, or check the labels",
-            )
+            raise _nothing_left(spec, split, count, empty)
         warn_of_scale(kept, spec.folder.name, spec.mpp)
         pools.append(Pool(spec, tuple(kept)))
     refuse_unknown_groups(config.held_out - known, known)
     return balance(pools)
+
+
+def _nothing_left(spec: DataSpec, split: str | None, count: int, empty: int) -> DataError:
+    """Why no field of a set can be trained on: `empty` of `count` fields have no labels."""
+    if not count:
+        found = f"no images of the split {split!r}" if split else "no fields"
+        remedy = f"check the names in {SPLIT_FILE}" if split else "check the folder and its labels"
+    elif empty == count:
+        found = f"{count} fields, none with labels"
+        trusted = "empty" in KINDS[spec.kind].options
+        remedy = "check the labels" + ("; ?empty=background trusts empty ones" if trusted else "")
+    else:
+        found = f"{count} fields, {count - empty} with labels, all of these held out"
+        remedy = "hold out fewer groups"
+    return DataError(
+        f"Nothing is left of the data set {spec.folder.name!r}.",
+        expected="annotated fields outside the held-out groups",
+        found=found,
+        remedy=remedy,
+    )
 
 
 def refuse_unknown_groups(absent: set[str], known: set[str]) -> None:

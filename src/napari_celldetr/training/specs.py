@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import shlex
@@ -14,10 +15,8 @@ DATA_WORDS = (
     "KIND:FOLDER[@MPP][*WEIGHT][+dab][?OPTION=VALUE&...], e.g. points:fields@0.5 "
     "instances:masks@0.25*0.3"
 )
-REMEDY = (
-    "write kind, colon, folder, and optionally @µm/px (0.05 to 4), *share (or *auto), +dab and "
-    "?option=value; quote words with spaces"
-)
+REMEDY = "quote words with spaces, as in --data \"'points:my fields@0.5'\""
+LEAST_MPP, MOST_MPP = 0.05, 4.0
 YES_NO = ("yes", "no")
 
 
@@ -88,17 +87,18 @@ class DataSpec:
 def parse_data(text: str) -> list[DataSpec]:
     """Data sets out of words like ``points:fields@0.5*1.0``; `ConfigError` when malformed.
 
-    Words are separated by spaces; quotes keep a folder with spaces together.
+    Words are separated by spaces; quotes keep a folder with spaces together. The error names
+    the part that cannot be read.
     """
-    specs = [_parse_one(word) for word in _words(text)]
-    if not specs:
+    words = _words(text)
+    if not words:
         raise ConfigError(
             "No data set is named.",
             expected=DATA_WORDS,
             found="nothing",
             remedy="name at least one data set",
         )
-    return specs
+    return [_parse_one(word, words[i - 1] if i else "") for i, word in enumerate(words)]
 
 
 def _words(text: str) -> list[str]:
@@ -109,22 +109,25 @@ def _words(text: str) -> list[str]:
     try:
         return list(lexer)
     except ValueError as error:
-        raise _unreadable(text) from error
+        raise _unreadable(text, "a quotation mark is not closed") from error
 
 
-def _parse_one(word: str) -> DataSpec:
+def _parse_one(word: str, before: str) -> DataSpec:
+    """One word; `before` is the one it may be torn from."""
     # A folder may have a question mark in its name: options start with one and a name.
     found = re.fullmatch(r"(?s)(.*?)(?:\?([a-z]+=.*))?", word)
     head, listed = (found.group(1), found.group(2)) if found else (word, None)
     plain = head.removesuffix("+dab")
-    kind, _, rest = plain.partition(":")
+    kind, colon, rest = plain.partition(":")
     body, _, weight = rest.rpartition("*") if "*" in rest else (rest, "", "1")
-    folder, _, mpp = body.rpartition("@") if "@" in body else (body, "", "")
-    if kind not in KINDS or not folder:
-        raise _unreadable(word)
+    folder, at, mpp = body.rpartition("@") if "@" in body else (body, "", "")
+    if kind not in KINDS:
+        raise _no_kind(word, kind if colon else "", before)
+    if not folder:
+        raise _unreadable(word, "no folder after the colon", "name the folder")
     balanced = weight == "auto"
-    share = _number(1 if balanced else weight, word)
-    scale = _number(mpp, word) if mpp or "@" in body else KINDS[kind].mpp
+    share = 1.0 if balanced else _number(weight, word, "share", "*1 or *auto")
+    scale = _number(mpp, word, "µm/px", "@0.5") if at else KINDS[kind].mpp
     if KINDS[kind].asks_mpp and scale is None:
         raise ConfigError(
             f"The data set {folder!r} does not say how large its pixels are.",
@@ -132,19 +135,40 @@ def _parse_one(word: str) -> DataSpec:
             found=word,
             remedy="add @ and the µm/px of its images",
         )
-    if share <= 0 or (scale is not None and not 0.05 <= scale <= 4):
-        raise _unreadable(word)
+    if share <= 0:
+        raise _unreadable(word, f"the share {weight} is not above 0", "leave the set out, or *auto")
+    if scale is not None and not LEAST_MPP <= scale <= MOST_MPP:
+        raise _unreadable(
+            word,
+            f"{mpp} µm/px is not between {LEAST_MPP:g} and {MOST_MPP:g}",
+            "give the µm/px of the images; scanners have 0.2 to 0.6",
+        )
     options = _options(kind, listed, word) if listed else ()
     return DataSpec(kind, Path(folder), scale, share, plain != head, options, balanced)
 
 
-def _number(text: str | float, word: str) -> float:
+def _no_kind(word: str, kind: str, before: str) -> ConfigError:
+    kinds = "; kinds: " + ", ".join(KINDS)
+    if kind:
+        near = difflib.get_close_matches(kind, KINDS, 1)
+        remedy = f"write {near[0]}:" if near else "write one of the kinds"
+        return _unreadable(word, f"unknown kind {kind!r}{kinds}", remedy)
+    remedy = f"write the kind and a colon before it, e.g. points:{word}"
+    if before:
+        remedy += f"; where a name has a space, write --data \"'{before} {word}'\""
+    return _unreadable(word, f"no kind before a colon{kinds}", remedy)
+
+
+def _number(text: str, word: str, what: str, example: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _unreadable(word)
+        point = text.replace(",", ".")
+        better = point if re.fullmatch(r"\d*\.\d+", point) else ""
+        fault = f"the {what} {text!r} is not a number" if text else f"the {what} is missing"
+        raise _unreadable(word, fault, f"write {better or example}")
     return value
 
 
@@ -160,8 +184,10 @@ def _options(kind: str, listed: str, word: str) -> tuple[tuple[str, str], ...]:
                 found=word,
                 remedy="correct the option; several are joined by &",
             )
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise _unreadable(word)
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), "")
+    if twice:
+        raise _unreadable(word, f"the option {twice} is given twice", "keep one of them")
     return tuple((name, value) for name, value in pairs)
 
 
@@ -176,10 +202,10 @@ def _wanted(name: str, value: str, known: dict[str, tuple[str, ...]]) -> str:
     return "" if value else f"{name}=something"
 
 
-def _unreadable(found: str) -> ConfigError:
+def _unreadable(word: str, fault: str, remedy: str = REMEDY) -> ConfigError:
     return ConfigError(
-        "A data set is named in a way that cannot be read.",
-        expected=DATA_WORDS + "; kinds " + ", ".join(KINDS),
-        found=found,
-        remedy=REMEDY,
+        f"A data set cannot be read: {fault}.",
+        expected=DATA_WORDS,
+        found=word,
+        remedy=remedy,
     )
