@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import tiny_sets
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,8 +243,6 @@ def test_every_published_kind_has_a_word(tmp_path):
 
 
 def test_slides_and_runs_have_words(tmp_path, monkeypatch):
-    import tifffile
-
     monkeypatch.setattr("napari_celldetr.slides.readers.probe_file", lambda path: None)
     pixels = np.full((300, 300, 3), 200, np.uint8)
     tifffile.imwrite(tmp_path / "s.tif", pixels, photometric="rgb", tile=(256, 256))
@@ -605,5 +604,32 @@ def test_the_words_of_the_page_can_be_read():
         assert parse_data(parts[parts.index("--data") + 1])
     kinds = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
     assert set(KINDS) <= kinds
+    assert "'points:my fields@0.5'" in page
     for kind in KINDS.values():
         assert all(f"{name}=" in page or f"?{name}" in page for name in kind.options)
+
+
+def test_the_command_of_the_page_for_qupath_works(tmp_path, monkeypatch):
+    monkeypatch.setattr("napari_celldetr.slides.readers.probe_file", lambda path: None)
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    (command,) = (
+        line for line in page.splitlines() if "celldetr train" in line and "Tumor:" in line
+    )
+    folder = tmp_path / "my slides"
+    folder.mkdir()
+    pixels = np.full((300, 300, 3), 200, np.uint8)
+    tifffile.imwrite(
+        folder / "s.tif", pixels, photometric="rgb", tile=(256, 256),
+        resolution=(2e4, 2e4), resolutionunit="CENTIMETER",
+    )  # fmt: skip
+    words = ("Tumor", "Immune cells", "Stroma", None)
+    boxes = (tiny_sets.polygon(tiny_sets.square(60 + 30 * i, 99, 9)) for i in range(len(words)))
+    cells = [tiny_sets.feature("detection", b, w) for b, w in zip(boxes, words, strict=True)]
+    area = tiny_sets.polygon(tiny_sets.square(50, 50, 200))
+    tiny_sets.geojson(
+        folder / "s.geojson", [*cells, tiny_sets.feature("annotation", area, "Region*")]
+    )
+    parts = shlex.split(command.replace("FOLDER", str(folder)))
+    (pool,) = load_pools(tiny_sets.config(tmp_path, data=parts[parts.index("--data") + 1]))
+    (field,) = pool.fields
+    assert field.class_ids.tolist() == [1, 0, -1, -1]

@@ -219,7 +219,8 @@ def _sort(
     if found.left_out:
         warnings.warn(
             f"{path.name}: annotations that are neither training regions nor as small as nuclei "
-            f"are left out: {_listed(found.left_out)}. Class them 'Region*' to learn from them.",
+            f"are left out: {_listed(found.left_out)}. Class them 'Region*' to learn from them, or "
+            "leave them.",
             stacklevel=2,
         )
     return found
