@@ -29,6 +29,7 @@ from napari_celldetr.nets.criterion import Criterion
 from napari_celldetr.nets.registry import load_model, load_network
 from napari_celldetr.training import loop
 from napari_celldetr.training.checkpoint import BEST, NAME, saved_step
+from napari_celldetr.training.earlier import FINISHED
 from napari_celldetr.training.kept import Kept
 from napari_celldetr.training.pools import load_pools
 from napari_celldetr.training.train import class_weights, train
@@ -88,7 +89,8 @@ def test_training_makes_a_model_that_predicts(root):
 
     steps = []
     folder = drain(train(config(root, hold_out="02", precision="auto")), steps.append)
-    assert [s.done for s in steps] == [1, 2, 3, 4]
+    assert [s.done for s in steps] == [0, 1, 2, 3, 4]
+    assert steps[0].note.startswith("Training on 1 field of 1 group, 12 cells (lymphocyte ")
     assert folder == root / "run" / "tiny"
     predictor = load_model(folder, device="cpu")
     assert predictor.card.class_names == ("lymphocyte", "tumour", "stromal")
@@ -115,7 +117,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(root, workers):
     assert saved_step(root / "broken") == 2
     steps = []
     resumed = drain(train(broken, network=narrow()), steps.append)
-    assert [s.done for s in steps] == [3, 4]
+    assert [s.done for s in steps] == [2, 3, 4]
+    assert steps[0].note.endswith("Going on from step 2 of 4.")
     assert same_tensors(weights(whole), weights(resumed))
     assert same_tensors(load_file(root / "whole" / NAME), load_file(root / "broken" / NAME))
     assert log(root / "whole") == log(root / "broken")
@@ -130,8 +133,8 @@ def test_a_closed_run_loses_no_step_and_equals_an_uninterrupted_one_to_the_bit(r
     assert saved_step(root / "broken") == 3
     steps = []
     resumed = drain(train(broken, network=narrow()), steps.append)
-    assert [s.done for s in steps] == [4]
-    assert [s.total for s in steps] == [4]
+    assert [s.done for s in steps] == [3, 4]
+    assert [s.total for s in steps] == [4, 4]
     assert same_tensors(weights(whole), weights(resumed))
     assert same_tensors(load_file(root / "whole" / NAME), load_file(root / "broken" / NAME))
     assert log(root / "whole") == log(root / "broken")
@@ -174,6 +177,39 @@ def test_other_settings_are_refused_and_fresh_starts_over(root):
     assert "seed" in caught.value.found
     drain(train(config(root, steps=2, seed=1, fresh=True), network=narrow()))
     assert len(log(root / "run")) == 2
+
+
+@pytest.mark.parametrize("lost", [(), (NAME,), (NAME, "log.jsonl")], ids=len)
+def test_a_finished_run_is_not_trained_again_and_not_overwritten(root, lost):
+    plan = config(root, steps=2)
+    folder = drain(train(plan, network=narrow()))
+    for name in lost:
+        (root / "run" / name).unlink()
+    # What was done to the model since is kept.
+    (folder / "card.json").write_text(replace(read_card(folder), threshold=0.7).to_json())
+    steps = []
+    assert drain(train(plan, network=narrow()), steps.append) == folder
+    assert [s.note for s in steps] == [FINISHED]
+    before = (folder / "weights.safetensors").read_bytes()
+    for changes in ({"seed": 1}, {"batch": 2}):
+        with pytest.raises(JobError, match="other settings") as caught:
+            drain(train(replace(plan, **changes), network=narrow()))
+        assert next(iter(changes)) in caught.value.found
+    with pytest.raises(JobError, match="other settings") as caught:
+        drain(train(replace(plan, steps=3), network=narrow()))
+    assert f"--init {folder}" in caught.value.remedy
+    assert (folder / "weights.safetensors").read_bytes() == before
+    assert read_card(folder).threshold == 0.7
+
+
+def test_an_unfinished_run_without_a_checkpoint_is_told_from_others(root):
+    stop_after(train(config(root), network=narrow()), 1)
+    (root / "run" / NAME).unlink()
+    with pytest.raises(JobError, match="other settings"):
+        drain(train(config(root, seed=1), network=narrow()))
+    steps = []
+    drain(train(config(root), network=narrow()), steps.append)
+    assert [s.done for s in steps] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
@@ -412,7 +448,7 @@ def test_a_run_from_before_a_setting_existed_goes_on(root):
     save_file(tensors, path, metadata=meta | {"config": json.dumps(settings)})
     steps = []
     drain(train(plan, network=narrow()), steps.append)
-    assert [s.done for s in steps] == [4]
+    assert [s.done for s in steps] == [3, 4]
 
 
 def test_a_run_goes_on_in_the_number_format_it_began_in(root):

@@ -25,6 +25,10 @@ class Meter(Protocol):
         """Show one step."""
         ...
 
+    def note(self, text: str) -> None:
+        """Write a line that stays."""
+        ...
+
 
 class Screen:
     """Where a command writes. `out` takes results, `err` progress and errors."""
@@ -70,6 +74,8 @@ class Screen:
             try:
                 while True:
                     last = next(job)
+                    if last.note:
+                        meter.note(last.note)
                     meter.show(last)
             except StopIteration as stop:
                 return stop.value, last
@@ -108,6 +114,10 @@ class PlainMeter:
         parts = [f"{step.done}/{step.total} {self._unit}", *_rates(step), step.message]
         self._screen.note(f"{self._title}: " + ", ".join(p for p in parts if p))
 
+    def note(self, text: str) -> None:
+        """Print the line."""
+        self._screen.note(text)
+
 
 class RichMeter:
     """A live bar on a terminal."""
@@ -117,13 +127,16 @@ class RichMeter:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
+        console = Console(file=err)
+        # What stands beside the bar takes about 55 letters; on a narrow terminal the bar gives way.
+        width = min(30, max(4, console.width - len(title) - 55))
         self._bar = Bar(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=width),
             TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit),
             TextColumn("{task.fields[rates]}"),
             TextColumn("[dim]{task.fields[doing]}"),
-            console=Console(file=err),
+            console=console,
         )
         self._task = self._bar.add_task(title, total=0, rates="", doing="")
 
@@ -143,6 +156,10 @@ class RichMeter:
             rates=", ".join(_rates(step)),
             doing=step.message,
         )
+
+    def note(self, text: str) -> None:
+        """Print the line above the bar."""
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _rates(step: Progress) -> list[str]:

@@ -90,6 +90,17 @@ def saved_step(folder: Path) -> int:
         return 0
 
 
+def saved_settings(folder: Path) -> str | None:
+    """Settings, as JSON, of the checkpoint in `folder`; None where none can be read."""
+    try:
+        with safe_open(folder / NAME, framework="pt") as file:
+            text = str((file.metadata() or {})["config"])
+        json.loads(text)
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None
+    return text
+
+
 def load_checkpoint(
     folder: Path,
     model: nn.Module,
@@ -117,14 +128,7 @@ def load_checkpoint(
         json.loads(meta["config"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
-    old = json.dumps(json.loads(defaults) | json.loads(meta["config"]))
-    if _relevant(old) != _relevant(config):
-        raise JobError(
-            f"The folder {folder.name!r} holds a run with other settings.",
-            expected="the settings of the checkpoint",
-            found=_first_difference(old, config),
-            remedy="choose another output folder, or start over with --fresh",
-        )
+    refuse_other(folder, json.dumps(json.loads(defaults) | json.loads(meta["config"])), config)
     try:
         for prefix, module in (("model", model), ("average", average)):
             start = len(prefix) + 1
@@ -164,7 +168,23 @@ def _relevant(config: str) -> dict[str, Any]:
     return {k: v for k, v in json.loads(config).items() if k not in FREE}
 
 
-def _first_difference(old: str, new: str) -> str:
+def refuse_other(folder: Path, old: str, new: str) -> None:
+    """Raise `JobError` where a folder's settings `old` are not those of `new`, both JSON."""
     a, b = _relevant(old), _relevant(new)
-    key = next(k for k in sorted(a | b) if a.get(k) != b.get(k))
-    return f"{key} = {b.get(key)!r} instead of {a.get(key)!r}"
+    differ = [k for k in sorted(a | b) if a.get(k) != b.get(k)]
+    if not differ:
+        return
+    first = differ[0]
+    model = folder / str(a.get("name", ""))
+    remedy = "choose another output folder, or start over with --fresh"
+    if differ == ["steps"] and (model / "card.json").is_file():
+        remedy = (
+            f"to train the finished model for longer, start from it: --init {model}, with another "
+            "--output; or start over with --fresh"
+        )
+    raise JobError(
+        f"The folder {folder.name!r} holds a run with other settings.",
+        expected="the settings it was begun with",
+        found=f"{first} = {b.get(first)!r} instead of {a.get(first)!r}",
+        remedy=remedy,
+    )

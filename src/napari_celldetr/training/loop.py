@@ -66,6 +66,8 @@ class Work:
         The average network -> a job that gives its `Scores`.
     keep_best : bool
         Whether the weights that validated best are kept as well.
+    about : str
+        What is trained on, told at the start.
     """
 
     config: RunConfig
@@ -79,6 +81,7 @@ class Work:
     key: dict[str, Any]
     validate: Callable[[nn.Module], Job[Scores]] | None = None
     keep_best: bool = False
+    about: str = ""
 
     def __post_init__(self) -> None:
         self.network.to(self.device).to(memory_format=torch.channels_last)
@@ -236,6 +239,8 @@ def _steps(work: Work, folder: Path, first: int, monitor: Monitor) -> Iterator[P
 
     words = "starting"
     whole = True
+    going_on = f"\nGoing on from step {first} of {work.config.steps}." if first else ""
+    yield shown(work.about + going_on)
     try:
         if first and _is_due(work, first) and not monitor.validated(first):
             # The run was interrupted between the step and its validation.

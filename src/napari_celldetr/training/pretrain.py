@@ -25,11 +25,13 @@ from napari_celldetr.nets.noise import BoxNoise
 from napari_celldetr.nets.registry import choose_device, save_model
 from napari_celldetr.training.config import PretrainConfig
 from napari_celldetr.training.datasets import IMAGE_SUFFIXES, Field, read_image, resample
+from napari_celldetr.training.earlier import finished_before
 from napari_celldetr.training.found_boxes import find_boxes
 from napari_celldetr.training.loop import Loss, Work, run
 from napari_celldetr.training.pools import Pool, load_fields, refuse_unknown_groups
 from napari_celldetr.training.specs import DataSpec, parse_data
 from napari_celldetr.training.start import parameter_groups, rate_factor, start
+from napari_celldetr.training.summary import what_is_trained_on
 from napari_celldetr.training.train import make_card, trunk_of
 
 PIECE_PX = 1024
@@ -87,10 +89,13 @@ def pretrain(config: PretrainConfig) -> Job[Path]:
         pools,
         device,
         {"objective": "contrastive"},
+        about=what_is_trained_on(pools, ()),
     )
+    out = Path(config.output) / config.name
+    if (yield from finished_before(config, work.settings)):
+        return out
     average = yield from run(work)
     kept = average.get_submodule("model")
-    out = Path(config.output) / config.name
     save_model(out, kept, make_card(config, begun, kept, pools, work.precision.name))
     return out
 

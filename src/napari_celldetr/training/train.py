@@ -20,6 +20,7 @@ from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.matching import Targets
 from napari_celldetr.nets.registry import choose_device, save_model
 from napari_celldetr.training.config import RunConfig, TrainConfig
+from napari_celldetr.training.earlier import finished_before
 from napari_celldetr.training.fraction import take_fraction
 from napari_celldetr.training.kept import SCORE_FLOOR, THRESHOLD, Kept
 from napari_celldetr.training.loop import Loss, Work, run
@@ -33,6 +34,7 @@ from napari_celldetr.training.start import (
     settings_of,
     start,
 )
+from napari_celldetr.training.summary import what_is_trained_on
 from napari_celldetr.training.validation import Scores, Validation, load_validation
 
 PALETTE = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66))
@@ -82,11 +84,16 @@ def train(config: TrainConfig, *, network: Any = None) -> Job[Path]:
         {} if network is None else {"network": json.loads(json.dumps(asdict(network)))},
         _validate(config, begun, pools, validation, device),
         config.keep == "best",
+        what_is_trained_on(
+            pools, config.class_names, () if validation is None else validation.fields
+        ),
     )
+    out = Path(config.output) / config.name
+    if (yield from finished_before(config, work.settings)):
+        return out
     average = yield from run(work)
     kept = Kept.of(config)
     card = make_card(config, begun, average, pools, work.precision.name, kept=kept)
-    out = Path(config.output) / config.name
     save_model(out, average, card)
     return out
 
