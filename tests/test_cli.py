@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import sqlite3
@@ -36,7 +37,13 @@ from napari_celldetr.core.config import DetectConfig, Field, describe
 from napari_celldetr.core.errors import ExportError, JobError
 from napari_celldetr.core.progress import Progress
 from napari_celldetr.pipeline.export import read_detections
-from napari_celldetr.training.config import AblateConfig, PretrainConfig, TrainConfig
+from napari_celldetr.training.config import (
+    AblateConfig,
+    CrossvalidateConfig,
+    EvaluateConfig,
+    PretrainConfig,
+    TrainConfig,
+)
 from napari_celldetr.training.specs import parse_data
 
 SIZE = (700, 500)
@@ -474,6 +481,30 @@ def test_a_terminal_shows_cells_per_second_and_time_left():
     assert "4/4 tiles" in err.getvalue()
 
 
+@pytest.mark.parametrize("err", [StringIO, Terminal])
+def test_notes_stay_as_lines_of_their_own(err):
+    def noted():
+        yield Progress(1, 2, "loss 3.61", note="Validation at step 1: F1 detection [0.9]")
+        yield Progress(2, 2, "loss 3.60")
+
+    screen = Screen(StringIO(), err())
+    screen.follow(noted(), "celldetr-custom", unit="steps")
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.err.getvalue()).splitlines()
+    assert "Validation at step 1: F1 detection [0.9]" in [line.strip() for line in lines]
+
+
+def test_the_bar_of_a_training_fits_eighty_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    err = Terminal()
+
+    def job():
+        yield Progress(150, 1500, "loss 3.61, F1 .90", seconds=80.6)
+
+    Screen(StringIO(), err).follow(job(), "celldetr-custom", unit="steps")
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", x) for x in err.getvalue().splitlines()]
+    assert any("150/1500 steps 12 min 05 s left loss 3.61, F1 .90" in line for line in lines)
+
+
 def test_a_log_gets_plain_lines(monkeypatch):
     monkeypatch.setattr("napari_celldetr.cli.screen.PLAIN_EVERY_S", 0.0)
     err = StringIO()
@@ -607,6 +638,10 @@ def test_train_says_where_to_watch_and_how_it_validates(labelled, tmp_path, caps
     card = json.loads((out / "mine" / "card.json").read_text())
     assert card["training"]["precision"] == "float32"
     assert card["class_names"] == ["red", "blue"]
+    assert "Training on 1 field of 1 group" in err
+    assert "Validation at step 2: F1" in err
+    assert main(words) == Exit.OK
+    assert "Already finished; nothing was trained" in capsys.readouterr().err
     words += ["--seed", "1"]
     assert "other settings" in refused(words, capsys)
     assert main([*words, "--fresh"]) == Exit.OK
@@ -694,6 +729,14 @@ def test_an_interrupted_training_names_the_step_it_goes_on_from(
     monkeypatch.undo()
     monkeypatch.setattr("napari_celldetr.training.memory.keep_memory", lambda: False)
     assert main(words) == Exit.OK
+
+
+@pytest.mark.parametrize("command", ["evaluate", "crossvalidate"])
+@pytest.mark.parametrize("radii", [["2", "4"], ["2,4"], ["2,", "4"]])
+def test_radii_are_taken_with_spaces_and_with_commas(command, radii):
+    words = [command, "--data", "points:x", "--radii-um", *radii]
+    kind = {"evaluate": EvaluateConfig, "crossvalidate": CrossvalidateConfig}[command]
+    assert config_from(build_parser(words).parse_args(words), kind).radii_um == (2.0, 4.0)
 
 
 def documented() -> list[str]:

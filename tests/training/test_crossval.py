@@ -145,8 +145,8 @@ def test_folds_that_do_not_exist_are_refused(tmp_path: Path, only: str) -> None:
         drain(crossvalidate(plan(tmp_path, only=only)))
 
 
-@pytest.mark.parametrize("radii", ["", "x", "3,0", "3;5"])
-def test_radii_that_cannot_be_read_are_refused(tmp_path: Path, radii: str) -> None:
+@pytest.mark.parametrize("radii", [(), ("x",), (3.0, 0.0), (3.0, float("nan"))])
+def test_radii_that_cannot_be_read_are_refused(tmp_path: Path, radii: tuple[float, ...]) -> None:
     points_folder(tmp_path / "points", PEOPLE)
     with pytest.raises(ConfigError, match="radii"):
         drain(crossvalidate(plan(tmp_path, radii_um=radii)))

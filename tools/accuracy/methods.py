@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from napari_celldetr.training.config import CrossvalidateConfig
 
-RADII_UM = "3,2,5"
+RADII_UM = (3.0, 2.0, 5.0)
 """6, 4 and 10 px at 0.5 µm/px."""
 BREAST, TNBC, ENDONUKE = "he_brca_m2c", "he_tnbc", "ihc_endonuke"
 

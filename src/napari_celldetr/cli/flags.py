@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,8 +38,21 @@ def config_from(args: argparse.Namespace, config: type[C]) -> C:
     """The config that the flags ask for; what was not given keeps its default."""
     given = {s.name: getattr(args, s.name) for s in describe(config)}
     # argparse collects several values in a list; a frozen config holds a tuple.
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    given = {k: tuple(_flat(v)) if isinstance(v, list) else v for k, v in given.items()}
     return from_mapping(config, {k: v for k, v in given.items() if v is not None})
+
+
+def _flat(values: list[Any]) -> Iterator[Any]:
+    for value in values:
+        yield from value if isinstance(value, list) else (value,)
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers with commas between them, so that ``3,2`` is taken as ``3 2`` is."""
+    try:
+        return [float(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def _without_default(config: type) -> set[str]:
@@ -59,9 +72,10 @@ def _kind(setting: Setting, config: type) -> dict[str, Any]:
         return {"type": _number(setting), "metavar": setting.info.unit or setting.kind.__name__}
     if setting.kind in (tuple, list):
         element = _element(config, setting.name)
-        return {"type": element, "nargs": "+", "metavar": element.__name__}
-    kind = Path if issubclass(setting.kind, Path) else str
-    return {"type": kind, "metavar": "PATH" if kind is Path else "TEXT"}
+        parse = _numbers if element is float else element
+        return {"type": parse, "nargs": "+", "metavar": element.__name__}
+    text = Path if issubclass(setting.kind, Path) else str
+    return {"type": text, "metavar": "PATH" if text is Path else "TEXT"}
 
 
 def _number(setting: Setting) -> Callable[[str], float]:
@@ -90,6 +104,8 @@ def _help(setting: Setting) -> str:
     text = setting.info.help or setting.info.label
     if setting.kind is bool:
         text += " (default: yes)" if setting.default else ""
+    elif isinstance(setting.default, tuple):
+        text += f" (default: {' '.join(str(v) for v in setting.default)})"
     elif setting.default not in (None, "", dataclasses.MISSING):
         text += f" (default: {setting.default})"
     return text.replace("%", "%%")

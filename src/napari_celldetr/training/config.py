@@ -252,22 +252,20 @@ class CrossvalidateConfig(TrainConfig):
     ] = ""
     flips: Annotated[bool, Field("Average flips", "Slower, slightly more accurate")] = False
     radii_um: Annotated[
-        str, Field("Radii", "A cell found within one counts, in µm; the first chooses thresholds")
-    ] = "3,2,5"
+        tuple[float, ...],
+        Field("Radii", "A cell found within one counts, in µm; the first chooses thresholds"),
+    ] = (3.0, 2.0, 5.0)
 
     @property
     def radii(self) -> tuple[float, ...]:
-        """Radii in µm, each once."""
-        try:
-            values = tuple(dict.fromkeys(float(v) for v in self.radii_um.split(",")))
-        except ValueError:
-            values = ()
-        if not values or not all(0.1 <= v <= 50 for v in values):
+        """Radii in µm, each once; `ConfigError` where they are none."""
+        values = tuple(dict.fromkeys(self.radii_um))
+        if not values or not all(isinstance(v, int | float) and 0.1 <= v <= 50 for v in values):
             raise ConfigError(
-                "The radii cannot be read.",
-                expected="numbers of µm from 0.1 to 50, separated by commas",
+                "The radii cannot be used.",
+                expected="numbers of µm from 0.1 to 50",
                 found=repr(self.radii_um),
-                remedy="write e.g. 3,2,5",
+                remedy="give e.g. 3 2 5",
             )
         return values
 
