@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from napari_celldetr.core.errors import ConfigError, DataError
-from napari_celldetr.training.classes import ClassMap
 from napari_celldetr.training.datasets import (
     NUMBER,
     PREFIX,
@@ -34,7 +33,7 @@ from napari_celldetr.training.save_fields import (
     save_instances_folder,
     save_points_folder,
 )
-from napari_celldetr.training.specs import KINDS, DataSpec, parse_data
+from napari_celldetr.training.specs import KINDS, parse_data
 
 NAMES = ("lymphocyte", "tumour", "stromal")
 
@@ -53,134 +52,7 @@ def make_field(name="f", cells=2, group="g", **changes):
     return Field(**{**values, **changes})
 
 
-# --- words
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("pannuke:a", DataSpec("pannuke", Path("a"), 0.25, 1.0)),
-        ("lizard:a*2", DataSpec("lizard", Path("a"), 0.5, 2.0)),
-        ("geojson:a", DataSpec("geojson", Path("a"), None, 1.0)),
-        ("geojson:a@0.3", DataSpec("geojson", Path("a"), 0.3, 1.0)),
-        ("points:a*auto+dab", DataSpec("points", Path("a"), 0.5, 1.0, True, (), True)),
-        (
-            "pannuke:a@0.25*0.5+dab?map=x:y,z:-&group=^f",
-            DataSpec("pannuke", Path("a"), 0.25, 0.5, True, (("map", "x:y,z:-"), ("group", "^f"))),
-        ),
-        ("points:what?", DataSpec("points", Path("what?"), 0.5, 1.0)),
-        ('"points:my data/a b@0.4"', DataSpec("points", Path("my data/a b"), 0.4, 1.0)),
-        ("points:'my data'@0.4", DataSpec("points", Path("my data"), 0.4, 1.0)),
-        (
-            "geojson:a?map='Immune cells:lymphocyte'",
-            DataSpec("geojson", Path("a"), None, 1.0, False, (("map", "Immune cells:lymphocyte"),)),
-        ),
-        ("points:C:\\data\\new@0.5", DataSpec("points", Path("C:\\data\\new"), 0.5, 1.0)),
-    ],
-)
-def test_words(text, expected):
-    assert parse_data(text) == [expected]
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("points:a?colour=red", "options complete, empty, group, map"),
-        ("points:a?empty=yes", "empty=background or unknown"),
-        ("points:a?map=", "map=something"),
-        ("geojson:a?tile=9", "tile=64 to 8192"),
-        ("points:a?map=a:b&map=c:d", "the option map is given twice"),
-        ("points:a b:c", "unknown kind 'b'; kinds: points, "),
-        ("points:'a", "not closed.*quote words with spaces"),
-        ("points:fields@0,5", "the µm/px '0,5' is not a number.*write 0.5."),
-        ("points:fields@0.5*,3", "the share ',3' is not a number.*write .3."),
-        ("points:fields@half", "the µm/px 'half' is not a number.*write @0.5"),
-        ("points:fields@", "the µm/px is missing.*write @0.5"),
-        ("points:fields@50", "50 µm/px is not between 0.05 and 4"),
-        ("points:fields*0", "the share 0 is not above 0"),
-        ("point:fields", "unknown kind 'point'.*write points:"),
-        ("point:", "unknown kind 'point'"),
-        ("points:", "no folder after the colon"),
-        ("points:@0.5", "no folder after the colon"),
-        ("fields", "no kind before a colon.*e.g. points:fields"),
-        ("points:my fields@0.5", "no kind before a colon.*--data \"'points:my fields@0.5'\""),
-        ("coco:a", "add @ and the µm/px"),
-        ("composition:a", "COMPOSITION|composition:FOLDER@MPP"),
-        ("points:a*automatic", r"share 'automatic' is not a number.*\*auto"),
-    ],
-)
-def test_words_that_cannot_be_read(text, says):
-    with pytest.raises(ConfigError, match=says):
-        parse_data(text)
-
-
-# --- class maps
-
-
-def test_class_maps():
-    classes = ClassMap.parse("T:tumour, Ly: lymphocyte,x:y:stromal,dead:-", NAMES)
-    words = ["T", "Ly", "x:y", "dead", "stromal", "", "unknown", " T "]
-    assert classes.ids(words, "set").tolist() == [1, 0, 2, -1, 2, -1, -1, 1]
-    assert classes.ids([], "set").shape == (0,)
-    rest = ClassMap.parse("T:tumour,*:-", NAMES)
-    assert rest.ids(["T", "anything", "lymphocyte"], "set").tolist() == [1, -1, 0]
-    assert ClassMap.parse("T:whatever").ids(["T", "other"], "set").tolist() == [-1, -1]
-    with pytest.raises(DataError, match=r"'set'.*plasma, weird.*\?map=plasma:-,weird:-"):
-        classes.ids(["weird", "T", "plasma"], "set")
-
-
-@pytest.mark.parametrize("text", ["T", "T:", ":tumour", "T:plasma", "T:-,T:tumour", ",", "no.csv"])
-def test_class_maps_that_cannot_be_used(text):
-    with pytest.raises(DataError, match=r"class map|no\.csv"):
-        ClassMap.parse(text, NAMES)
-
-
-def test_a_class_map_may_be_a_file(tmp_path):
-    path = tmp_path / "my map.csv"
-    path.write_text('class,to\n"a, b & c: d",tumour\ndead,-\n')
-    classes = ClassMap.parse(str(path), NAMES)
-    assert classes.ids(["a, b & c: d", "dead"], "set").tolist() == [1, -1]
-    root = tiny_sets.points_folder(tmp_path / "set", patients=("01",))
-    table = root / "points" / "01_field.csv"
-    table.write_text('x,y,class\n3,4,"a, b & c: d"\n9,9,dead\n')
-    (spec,) = parse_data(f"'points:{root}?map={path}'")
-    (field,) = load_fields(spec, class_names=NAMES)
-    assert field.class_ids.tolist() == [1, -1]
-
-
-def test_names_in_a_map_that_the_data_lack_are_refused(tmp_path):
-    words = ["tumour", "Ly ", "stromal", ""]
-    for text in (
-        "Ly:lymphocyte",
-        "*:-",
-        "unknown:-",
-        "dead:-,dead cell:-",
-        "lymphocyte:lymphocyte",
-    ):
-        absent = text.startswith("dead")
-        classes = ClassMap.parse(text, NAMES)
-        if not absent:
-            classes.check_names(words, "set")
-            continue
-        says = r"names 'dead', 'dead cell', which the data set 'set' .* has Ly, stromal, tumour\)"
-        with pytest.raises(DataError, match=says):
-            classes.check_names(words, "set")
-    ClassMap.parse("dead:-").check_names(words, "set")  # only nuclei are wanted
-    with pytest.raises(DataError, match="has no classes"):
-        ClassMap.parse("dead:-", NAMES).check_names([], "set")
-
-    def endless():
-        yield "dead"
-        raise AssertionError("read on, though all are found")
-
-    ClassMap.parse("dead:-", NAMES).check_names(endless(), "set")
-
-
-def test_a_map_in_a_file_may_serve_several_sets(tmp_path):
-    (tmp_path / "map.csv").write_text("class,to\nplasma,lymphocyte\n")
-    classes = ClassMap.parse(str(tmp_path / "map.csv"), NAMES)
-    with pytest.warns(UserWarning, match=r"names 'plasma', .*\(it has dead, tumour\)"):
-        classes.check_names(["tumour", "dead"], "set")
+# --- kinds through words
 
 
 def test_every_kind_looks_for_the_names_of_its_map(tmp_path):
@@ -211,9 +83,6 @@ def test_every_kind_looks_for_the_names_of_its_map(tmp_path):
     table.write_text("x,y,class\n3,4,plasma\n")  # named in a part that is not read
     (spec,) = parse_data(f"points:{tmp_path / 'points'}?map=plasma:lymphocyte")
     assert len(load_fields(spec, class_names=NAMES, split="train")) == 1
-
-
-# --- kinds through words
 
 
 def test_every_published_kind_has_a_word(tmp_path):
@@ -533,8 +402,8 @@ def test_instances_may_have_splits(tmp_path):
         ("points/01_field.csv", "x,y,class,width,height\n3,4,tumour,inf,5\n", "without extent"),
         ("points/01_field.csv", "x,y,class,width,height\n3,4,tumour,a,5\n", "not a point"),
         ("split.csv", "image,patient,split,complete\n01_field.png,1,train,maybe\n", "not clear"),
-        ("points/01_field.csv", "x;y;class\n3;4;tumour\n", "separated by ;; save with commas"),
-        ("points/01_field.csv", "x\ty\tclass\n", "separated by tabs; save with commas"),
+        ("points/01_field.csv", "x;y;class\n3;4;tumour\n", "separated by ';': save with commas"),
+        ("points/01_field.csv", "x\ty\tclass\n", "separated by tabs: save with commas"),
         ("points/01_field.csv", "", "an empty file"),
         ("split.csv", "image,patient\n01_field.png,1\n", "lacks columns"),
     ],

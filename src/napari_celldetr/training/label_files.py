@@ -139,8 +139,8 @@ def _separated(header: Sequence[str]) -> str:
     used = [mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]]
     if not used:
         return ""
-    name = {";": ";", "\t": "tabs"}[used[0]]
-    return f"columns are separated by {name}; save with commas, and points in decimal numbers"
+    name = {";": "';'", "\t": "tabs"}[used[0]]
+    return f"columns are separated by {name}: save with commas, and points in decimal numbers"
 
 
 def data_error(message: str, expected: str, found: str, remedy: str) -> DataError:

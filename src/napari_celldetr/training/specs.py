@@ -136,7 +136,11 @@ def _parse_one(word: str, before: str) -> DataSpec:
             remedy="add @ and the µm/px of its images",
         )
     if share <= 0:
-        raise _unreadable(word, f"the share {weight} is not above 0", "leave the set out, or *auto")
+        raise _unreadable(
+            word,
+            f"the share {weight} is not above 0",
+            "write a share such as *0.5, or leave the set out",
+        )
     if scale is not None and not LEAST_MPP <= scale <= MOST_MPP:
         raise _unreadable(
             word,
