@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,7 +49,7 @@ def follow_training(job: Job[T], screen: Screen, config: RunConfig) -> tuple[T, 
     keep_memory()
     folder = Path(config.output)
     try:
-        return screen.follow(_announced(job, screen, folder), config.name, unit="steps")
+        return screen.follow(_announced(job, folder), config.name, unit="steps")
     except Interrupted:
         say_how_to_go_on(screen, config, [folder])
         return None
@@ -71,7 +72,7 @@ def say_how_to_go_on(screen: Screen, config: RunConfig, folders: list[Path]) -> 
         screen.note(f"Interrupted before a step was done. {again}: it starts over.")
 
 
-def _announced(job: Job[T], screen: Screen, output: Path) -> Job[T]:
+def _announced(job: Job[T], output: Path) -> Job[T]:
     # Once the page is there: what is refused is not to be watched.
     from napari_celldetr.training.monitor import PAGE
 
@@ -84,6 +85,7 @@ def _announced(job: Job[T], screen: Screen, output: Path) -> Job[T]:
                 result: T = stop.value
                 return result
             if not said and (output / PAGE).is_file():
-                screen.note(f"Watch it in a browser: {(output / PAGE).absolute()}")
+                watch = f"Watch it in a browser: {(output / PAGE).absolute()}"
+                step = replace(step, note="\n".join(filter(None, (watch, step.note))))
                 said = True
             yield step

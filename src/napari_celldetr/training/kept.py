@@ -59,7 +59,7 @@ class Kept:
                 "(--keep best)."
             )
         elif self.validated:
-            lines.append(f"The model holds step {self.step}, which validated best.")
+            lines.append(f"The model holds step {self.step}; no other validated better.")
         if detects and self.threshold is not None:
             lines.append(
                 f"Score threshold {self.threshold:.2f}, the best on the validation fields."
