@@ -41,7 +41,7 @@ from napari_celldetr.training.held_out import (
     scores_at,
     thresholded,
 )
-from napari_celldetr.training.pools import load_fields
+from napari_celldetr.training.pools import load_fields, split_to_read
 from napari_celldetr.training.specs import DataSpec, parse_data
 from napari_celldetr.training.train import train
 
@@ -118,7 +118,7 @@ def crossvalidate(config: CrossvalidateConfig) -> Job[CrossReport]:
     """Train once per fold without its groups, and score every field by the network of its fold.
 
     Yields a `Progress` per training step and per field. A fold whose run is finished is read
-    back; `report.json` in the output folder is written last.
+    back; the report (`report_name`) in the output folder is written last.
 
     Raises
     ------
@@ -172,8 +172,8 @@ def divide(
     """Groups to hold out together, fold by fold.
 
     By group every set is divided on its own, and fold k holds out the k-th part of each; sets
-    that share a group are divided as one. By site
-    a fold is a site; sets without TCGA barcodes are never held out.
+    that share a group are divided as one. By site a fold is a site; sets without TCGA barcodes
+    are never held out.
     """
     if by == "group":
         parts = [group_folds(members, folds) for members in _apart(sets)]
@@ -208,10 +208,8 @@ def _apart(sets: dict[DataSpec, list[AnnotatedField]]) -> list[list[AnnotatedFie
 def _labelled_sets(config: CrossvalidateConfig) -> dict[DataSpec, list[AnnotatedField]]:
     sets = {}
     for spec in parse_data(config.data):
-        divided = config.split == "train" and (spec.folder / "split.csv").is_file()
-        members = load_fields(
-            spec, class_names=config.data_classes, split="train" if divided else None
-        )
+        split = split_to_read(spec, config)
+        members = load_fields(spec, class_names=config.data_classes, split=split)
         # On a field that is not annotated throughout, a found cell may well be right.
         usable = [f for f in members if f.complete and f.group not in config.held_out]
         if usable:

@@ -10,7 +10,7 @@ from typing import Any
 
 from napari_celldetr.core.errors import ConfigError, DataError
 from napari_celldetr.training.classes import ClassMap
-from napari_celldetr.training.config import TrainConfig
+from napari_celldetr.training.config import RunConfig, TrainConfig
 from napari_celldetr.training.datasets import (
     read_composition_folder,
     read_instances_folder,
@@ -128,6 +128,12 @@ def load_fields(
     return fields
 
 
+def split_to_read(spec: DataSpec, config: RunConfig) -> str | None:
+    """The split of a set that a run reads: ``train`` where it has splits and not all are wanted."""
+    divided = config.split == "train" and (spec.folder / SPLIT_FILE).is_file()
+    return "train" if divided else None
+
+
 def load_pools(config: TrainConfig) -> list[Pool]:
     """All training fields at the model's µm/px, held-out groups left out.
 
@@ -141,8 +147,7 @@ def load_pools(config: TrainConfig) -> list[Pool]:
     pools = []
     known: set[str] = set()
     for spec in parse_data(config.data):
-        divided = config.split == "train" and (spec.folder / SPLIT_FILE).is_file()
-        split = "train" if divided else None
+        split = split_to_read(spec, config)
         known |= {patient for patient, _ in read_split(spec.folder).values()}
         kept, empty, count = [], 0, 0
         for field in iter_fields(spec, class_names=config.data_classes, split=split):

@@ -28,7 +28,7 @@ from napari_celldetr.training.datasets import IMAGE_SUFFIXES, Field, read_image,
 from napari_celldetr.training.earlier import finished_before
 from napari_celldetr.training.found_boxes import find_boxes
 from napari_celldetr.training.loop import Loss, Work, run
-from napari_celldetr.training.pools import Pool, load_fields, refuse_unknown_groups
+from napari_celldetr.training.pools import Pool, load_fields, refuse_unknown_groups, split_to_read
 from napari_celldetr.training.specs import DataSpec, parse_data
 from napari_celldetr.training.start import parameter_groups, rate_factor, start
 from napari_celldetr.training.summary import what_is_trained_on
@@ -135,8 +135,7 @@ def load_unlabelled(config: PretrainConfig) -> list[Pool]:
         if spec.kind == "images":
             fields = _pictures(spec)
         else:
-            divided = config.split == "train" and (spec.folder / "split.csv").is_file()
-            fields = load_fields(spec, class_names=(), split="train" if divided else None)
+            fields = load_fields(spec, class_names=(), split=split_to_read(spec, config))
         known |= {f.group for f in fields}
         kept = [f for f in fields if f.group not in config.held_out]
         if not kept:
