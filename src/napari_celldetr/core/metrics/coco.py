@@ -26,11 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr.core.detections import UNKNOWN
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.core.metrics.bootstrap import bootstrap_intervals
 from napari_celldetr.core.metrics.candidates import ScoredObjects
-from napari_celldetr.core.metrics.points import mean_of_known, or_none
+from napari_celldetr.core.metrics.points import mean_of_known, or_none, refuse_unnamed
 
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 RECALLS = np.linspace(0, 1, 101)
@@ -270,11 +269,5 @@ def _checked(
         )
     for item in items if class_names else ():
         ids = np.concatenate([item.truth_ids, item.found_ids])
-        if len(ids) and not UNKNOWN <= ids.min() <= ids.max() < len(class_names):
-            raise DataError(
-                f"Field {item.name!r} has a class id without a name.",
-                expected=f"-1..{len(class_names) - 1} ({', '.join(class_names)})",
-                found=f"{ids.min()}..{ids.max()}",
-                remedy="give the class names of truth and model in one common order",
-            )
+        refuse_unnamed(ids, class_names, item.name)
     return items

@@ -21,7 +21,7 @@ from napari_celldetr.core.detections import UNKNOWN
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.core.metrics.bootstrap import bootstrap_intervals
 from napari_celldetr.core.metrics.overlaps import Overlaps, as_instances, overlaps
-from napari_celldetr.core.metrics.points import mean_of_known, or_none
+from napari_celldetr.core.metrics.points import listed, mean_of_known, or_none, refuse_unnamed
 
 MATCH_IOU = 0.5
 
@@ -241,23 +241,10 @@ def panoptic_scores(
 
 def checked_maps(fields: Iterable[MaskField], class_names: Sequence[str]) -> list[MaskField]:
     """The fields as a list; `DataError` for none, or for a class id without a name."""
-    items = list(fields)
-    if not items:
-        raise DataError(
-            "There is nothing to score.",
-            expected="at least one field",
-            found="none",
-            remedy="check the data folder and the split",
-        )
+    items = listed(fields)
     for item in items if class_names else ():
         ids = np.concatenate([np.asarray(item.truth_ids), np.asarray(item.found_ids)])
-        if len(ids) and not UNKNOWN <= ids.min() <= ids.max() < len(class_names):
-            raise DataError(
-                f"Field {item.name!r} has a class id without a name.",
-                expected=f"-1..{len(class_names) - 1} ({', '.join(class_names)})",
-                found=f"{ids.min()}..{ids.max()}",
-                remedy="give the class names of truth and model in one common order",
-            )
+        refuse_unnamed(ids, class_names, item.name)
     return items
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from napari_celldetr.core.metrics.matching import (
     match_points,
     match_points_greedy,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,6 +283,15 @@ def point_scores_at(
 
 def checked_fields(fields: Iterable[PointField], class_names: Sequence[str]) -> list[PointField]:
     """The fields as a list; `DataError` for none, or for a class id without a name."""
+    items = listed(fields)
+    for item in items if class_names else ():
+        for ids in item.ids():
+            refuse_unnamed(ids, class_names, item.name)
+    return items
+
+
+def listed(fields: Iterable[T]) -> list[T]:
+    """The fields as a list; `DataError` for none."""
     items = list(fields)
     if not items:
         raise DataError(
@@ -289,16 +300,18 @@ def checked_fields(fields: Iterable[PointField], class_names: Sequence[str]) -> 
             found="none",
             remedy="check the data folder and the split",
         )
-    for item in items if class_names else ():
-        for ids in item.ids():
-            if len(ids) and not UNKNOWN <= ids.min() <= ids.max() < len(class_names):
-                raise DataError(
-                    f"Field {item.name!r} has a class id without a name.",
-                    expected=f"-1..{len(class_names) - 1} ({', '.join(class_names)})",
-                    found=f"{ids.min()}..{ids.max()}",
-                    remedy="give the class names of truth and model in one common order",
-                )
     return items
+
+
+def refuse_unnamed(ids: NDArray[np.integer], class_names: Sequence[str], field: str) -> None:
+    """Raise `DataError` when a field has a class id without a name; -1 needs none."""
+    if len(ids) and not UNKNOWN <= ids.min() <= ids.max() < len(class_names):
+        raise DataError(
+            f"Field {field!r} has a class id without a name.",
+            expected=f"-1..{len(class_names) - 1} ({', '.join(class_names)})",
+            found=f"{ids.min()}..{ids.max()}",
+            remedy="give the class names of truth and model in one common order",
+        )
 
 
 def _count(
