@@ -69,9 +69,15 @@ def test_threshold_stands_where_f1_is_highest() -> None:
     # Two right cells at .9 and .6, wrong ones at .5 and .3: everything above .5 is best.
     one = field("a1", 1, [0, 100], [(0, 0.9), (100, 0.6), (300, 0.5), (400, 0.3)])
     best = best_threshold([one], 5.0)
-    assert best == pytest.approx(0.51)
-    f1 = {t: point_scores([above(one, t)], 5.0).f1 for t in np.round(np.arange(0.05, 1.0, 0.01), 2)}
+    assert best == 0.6
+    f1 = {t: point_scores([above(one, t)], 5.0).f1 for t in (0.9, 0.6, 0.5, 0.3)}
     assert f1[best] == max(f1.values()) == 1.0
+
+
+def test_threshold_is_never_below_the_floor() -> None:
+    # The cell at .02 is right, but scores this low are noise in any other field.
+    one = field("a1", 1, [0, 100], [(0, 0.9), (100, 0.02)])
+    assert best_threshold([one], 5.0) == 0.9
 
 
 def test_threshold_is_chosen_on_other_folds() -> None:

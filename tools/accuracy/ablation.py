@@ -9,19 +9,19 @@ from methods import BREAST, FINE, Places, cross_config
 from napari_celldetr.core.progress import drain
 from napari_celldetr.training.ablate import ablate
 from napari_celldetr.training.config import AblateConfig
-from napari_celldetr.training.crossval import crossvalidate
+from napari_celldetr.training.crossval import held_out_groups
 
 STEPS = 400
 
 
 def run_ablation(places: Places) -> dict[str, Any]:
     """Every variant of the network, trained and measured alike."""
-    report = drain(crossvalidate(cross_config(FINE, "group", places, only="1")))
+    held = held_out_groups(cross_config(FINE, "group", places))[0]
     config = AblateConfig(
         data=places.breast_words,
         split="all",
         output=str(places.runs / "ablation"),
-        hold_out=",".join(report.folds[0]),
+        hold_out=",".join(sorted(held)),
         mpp=FINE.changes["mpp"],
         steps=STEPS,
         backbone_weights=places.backbone,

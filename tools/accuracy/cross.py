@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from methods import BREAST, DENSE, METHODS, Places, cross_config
+from methods import BREAST, DENSE, METHODS, By, Places, cross_config
 from pictures import around, best_median_worst, field_score, panel, sheet
 
 from napari_celldetr.core.metrics import match_points
@@ -17,7 +17,6 @@ from napari_celldetr.training.held_out import above, paired_differences, thresho
 from napari_celldetr.training.pools import load_fields
 from napari_celldetr.training.specs import parse_data
 
-By = Literal["group", "site"]
 WAYS: tuple[By, ...] = ("group", "site")
 
 
@@ -34,6 +33,7 @@ def run_all(places: Places) -> dict[str, Any]:
         reports = {
             name: drain(crossvalidate(cross_config(method, by, places)))
             for name, method in METHODS.items()
+            if by in method.ways
         }
         found[by] = {
             "folds": [list(f) for f in reports[DENSE.name].folds],
@@ -71,7 +71,7 @@ def rescaled(report: SetReport) -> list[Any]:
     ]
 
 
-def twelve_fields(places: Places, name: str, path: Path) -> list[dict[str, Any]]:
+def twelve_fields(places: Places, name: str, images: Path) -> list[dict[str, Any]]:
     """The best, middle and worst four fields by patient, drawn; returns their figures."""
     report = drain(crossvalidate(cross_config(METHODS[name], "group", places))).sets[BREAST]
     cells = thresholded(report.held_out, report.thresholds)
@@ -87,11 +87,11 @@ def twelve_fields(places: Places, name: str, path: Path) -> list[dict[str, Any]]
         title = f"{word}: {cells[i].name[:23]}, mean of F1 {values[i]:.2f}"
         panels.append((title, panel(field.image, moved(cells[i], shown), radius * shown)))
         rows.append({"name": cells[i].name, "word": word, "mean_f1": values[i]})
-    sheet(panels, 4, report.class_names, path)
+    sheet(panels, 4, report.class_names, images / f"fields-{name}.jpg")
     return rows
 
 
-def failures(places: Places, name: str, path: Path, each: int = 8) -> dict[str, int]:
+def failures(places: Places, name: str, images: Path, each: int = 8) -> dict[str, int]:
     """The surest errors of the cross-validation by patient, drawn; returns how many there are.
 
     A row each: cells found where nothing is annotated, best scored first; annotated cells that
@@ -120,7 +120,7 @@ def failures(places: Places, name: str, path: Path, each: int = 8) -> dict[str, 
             picture = panel(image.image, moved(cells, factor), radius * factor)
             title = kind if kind == "missed" else f"{kind}, {sure:.2f}"
             panels.append((title, around(picture, xy * factor)))
-    sheet(panels, each, report.class_names, path)
+    sheet(panels, each, report.class_names, images / f"failures-{name}.jpg")
     return {kind: len(rows) for kind, rows in errors.items()}
 
 

@@ -9,7 +9,7 @@ from methods import BREAST, FINE, Places, cross_config
 
 from napari_celldetr.core.progress import drain
 from napari_celldetr.training.config import PretrainConfig, TrainConfig
-from napari_celldetr.training.crossval import crossvalidate
+from napari_celldetr.training.crossval import held_out_groups
 from napari_celldetr.training.history import read_history
 from napari_celldetr.training.pretrain import pretrain
 from napari_celldetr.training.train import train
@@ -26,8 +26,7 @@ def run_all(places: Places) -> dict[str, Any]:
     pretraining takes come from the detector that the smallest share of labels gives, so that
     pretraining knows no more than that.
     """
-    report = drain(crossvalidate(cross_config(FINE, "group", places, only="1")))
-    held = report.folds[0]
+    held = tuple(sorted(held_out_groups(cross_config(FINE, "group", places))[0]))
     plain = _start(places, held, None)
     scores = {(plain.name, s, False): _one(places, held, plain, s, probe=False) for s in FRACTIONS}
     detector = _folder(places, plain, FRACTIONS[0], probe=False) / "model"

@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as settings
 from pathlib import Path
@@ -144,11 +145,12 @@ def crossvalidate(config: CrossvalidateConfig) -> Job[CrossReport]:
         plan = _fold_config(config, folder, folds[number - 1])
         if not _is_trained(folder / MODEL, plan):
             yield from _renamed(train(plan), f"fold {number} of {len(folds)}")
-        for spec, members in sets.items():
+        for (spec, members), name in zip(sets.items(), set_names(sets), strict=True):
             held = [f for f in members if f.group in folds[number - 1]]
             if held:
-                cells = yield from _cells(folder, spec, held, number, flips=config.flips)
-                found.setdefault(spec.folder.name, []).extend(cells)
+                kept = folder / f"found-{name}{'-flips' if config.flips else ''}.npz"
+                cells = yield from _cells(folder, spec, held, number, kept, flips=config.flips)
+                found.setdefault(name, []).extend(cells)
     card = read_card(out / f"{config.by}-{wanted[0]}" / MODEL)
     reports = {
         name: _report(name, members, card.mpp, card.class_names, radii)
@@ -164,6 +166,22 @@ def report_name(by: str, done: Sequence[int], folds: int) -> str:
     """``report-site.json``; with the folds' numbers where not all were run."""
     part = "" if len(done) == folds else "-" + "-".join(str(n) for n in done)
     return f"report-{by}{part}.json"
+
+
+def held_out_groups(config: CrossvalidateConfig) -> list[set[str]]:
+    """The groups that each fold of a cross-validation holds out; raises as `crossvalidate`."""
+    return divide(_labelled_sets(config), config.by, config.folds)
+
+
+def set_names(specs: Iterable[DataSpec]) -> list[str]:
+    """A name for each set: its folder's, with a number where several folders are called alike."""
+    counted: Counter[str] = Counter()
+    names = []
+    for spec in specs:
+        counted[spec.folder.name] += 1
+        again = counted[spec.folder.name]
+        names.append(spec.folder.name if again == 1 else f"{spec.folder.name}~{again}")
+    return names
 
 
 def divide(
@@ -264,10 +282,15 @@ def _renamed(job: Job[Path], words: str) -> Job[Path]:
 
 
 def _cells(
-    folder: Path, spec: DataSpec, held: Sequence[AnnotatedField], number: int, *, flips: bool
+    folder: Path,
+    spec: DataSpec,
+    held: Sequence[AnnotatedField],
+    number: int,
+    path: Path,
+    *,
+    flips: bool,
 ) -> Job[list[HeldOutField]]:
     weights = read_card(folder / MODEL).weights_sha256
-    path = folder / f"found-{spec.folder.name}{'-flips' if flips else ''}.npz"
     words = {"weights": weights, "content": _content(spec, held), "version": __version__}
     known = load_held_out(path, **words)
     if known is not None:

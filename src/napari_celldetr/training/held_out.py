@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.core.errors import DataError
-from napari_celldetr.core.metrics import PointField, PointScores, hits_by_score, point_scores
+from napari_celldetr.core.metrics import PointField, PointScores, point_scores, threshold_curve
 from napari_celldetr.core.metrics.bootstrap import field_draws, percentile_interval
 
 FLOOR = 0.05
@@ -105,26 +106,21 @@ def above(field: HeldOutField, threshold: float) -> PointField:
 
 
 def best_threshold(fields: Iterable[HeldOutField], radius: float) -> float:
-    """The score threshold of the highest pooled detection F1, two digits; `DataError` for none."""
-    scores, hits, true = [], [], 0
-    for field in fields:
-        order = np.argsort(-field.scores, kind="stable")
-        right = hits_by_score(field.cells.truth_xy, field.cells.found_xy, field.scores, radius)
-        scores.append(field.scores[order])
-        hits.append(right[order])
-        true += len(field.cells.truth_xy)
-    every = np.concatenate(scores) if scores else np.zeros(0)
-    if not len(every) or not true:
+    """The score threshold of the highest pooled detection F1; `DataError` for none.
+
+    It is the score of the last cell that still pays, and never below `FLOOR`.
+    """
+    cells = [above(f, FLOOR) for f in fields]
+    best = threshold_curve(cells, radius).best()[0] if cells else math.nan
+    if not any(len(c.truth_xy) for c in cells) or math.isnan(best):
         raise DataError(
             "A threshold cannot be chosen.",
             expected="fields with true and found cells",
-            found=f"{true} true and {len(every)} found cells",
+            found=f"{sum(len(c.truth_xy) for c in cells)} true and "
+            f"{sum(len(c.found_xy) for c in cells)} found cells",
             remedy="train longer, or choose other fields",
         )
-    right = np.concatenate(hits)
-    steps = np.round(np.arange(FLOOR, 1.0, 0.01), 2)
-    f1 = [2 * right[every >= t].sum() / (true + (every >= t).sum()) for t in steps]
-    return float(steps[int(np.argmax(f1))])
+    return best
 
 
 def fold_thresholds(fields: Sequence[HeldOutField], radius: float) -> dict[int, float]:

@@ -26,7 +26,7 @@ def what_is_trained_on(
     typed = any((f.class_ids >= 0).any() or f.composition is not None for f in fields)
     if names and not typed:
         text += (
-            ".\nWarning: no labelled cell has a class, so the model cannot learn to tell "
+            ".\nwarning: no labelled cell has a class, so the model cannot learn to tell "
             f"{', '.join(names)} apart"
         )
     return text + "."
