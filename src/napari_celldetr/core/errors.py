@@ -57,6 +57,10 @@ class DataError(CellDETRError):
     """A training or evaluation data set is not what it claims to be."""
 
 
+class AnnotationError(CellDETRError):
+    """What a person said of cells does not fit together, or cannot be kept."""
+
+
 class ExportError(CellDETRError):
     """A result cannot be written or read back."""
 
