@@ -29,6 +29,18 @@ class TilePrediction:
     flags: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PointAnswers:
+    """What a model says about points: row i of `detections` is its answer to point i.
+
+    `failed` (N,) bool is True where the network gave values that are not finite. Such a row is
+    no cell: its box is the point itself, its score 0 and its class unknown.
+    """
+
+    detections: Detections
+    failed: NDArray[np.bool_]
+
+
 @runtime_checkable
 class Predictor(Protocol):
     """A loaded model. `card` is a `napari_celldetr.nets.card.ModelCard` (or looks like one)."""
@@ -53,4 +65,31 @@ class Predictor(Protocol):
 
     def to(self, device: str) -> Predictor:
         """The same model on another device."""
+        ...
+
+
+@runtime_checkable
+class AskablePredictor(Predictor, Protocol):
+    """A model that can also be asked what is at a given point."""
+
+    def encode_tile(self, tile: NDArray[np.uint8]) -> Any:
+        """`tile` (H, W, 3) uint8 RGB at the card's µm/px, in a form that can be kept and asked.
+
+        Raises ``MemoryError`` when the device has not enough memory.
+        """
+        ...
+
+    def ask(self, encoded: Any, xy: NDArray[Any]) -> PointAnswers:
+        """The model's answer to each point `xy` (N, 2) in tile px, in the order asked.
+
+        Every point gets a row: nothing is suppressed, and nothing is left out for its score.
+        Raises `CellDETRError` for a point outside the tile.
+        """
+        ...
+
+    def heat(self, encoded: Any) -> tuple[NDArray[np.float32], float]:
+        """The model's probability (h, w) that a nucleus' centre is there, and its px in tile px.
+
+        Values that are not finite are left as they are.
+        """
         ...
