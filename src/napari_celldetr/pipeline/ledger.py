@@ -28,6 +28,7 @@ from napari_celldetr import __version__
 from napari_celldetr.core.detections import Detections, concatenate
 from napari_celldetr.core.errors import CellDETRError, JobError
 from napari_celldetr.pipeline.atomic import TEMPORARY, flush_folder, replacing, why
+from napari_celldetr.pipeline.locks import on_network, try_lock
 
 SCHEMA = 1
 DONE, SATURATED, FAILED, SKIPPED = "done", "saturated", "failed", "skipped"
@@ -248,24 +249,14 @@ def _with_tiles(results: Sequence[TileResult]) -> Detections:
 
 
 def _take_lock(path: Path) -> sqlite3.Connection:
-    """Hold an exclusive SQLite lock: works on every system, and a killed process lets go of it."""
-    connection = sqlite3.connect(path, timeout=2, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode=DELETE")
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        connection.close()
-        if "locked" not in str(error):
-            raise
+    connection = try_lock(path)
+    if connection is None:
         raise JobError(
             "Another run is working on the same slide with the same settings.",
             expected="one run at a time in this workspace",
             found="its ledger is locked",
             remedy="wait for the other run or stop it, or give another workspace",
-        ) from error
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise
+        )
     return connection
 
 
@@ -306,25 +297,6 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(folder / "parts", ignore_errors=True)
     (folder / "parts").mkdir(exist_ok=True)
     flush_folder(folder)
-
-
-def on_network(path: Path) -> bool:
-    """Whether a path lies on a network file system, where WAL's shared memory cannot work."""
-    text = str(path.absolute())
-    if text.startswith(("\\\\", "//")):
-        return True
-    try:
-        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    network = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs")
-    best, kind = "", ""
-    for line in mounts:
-        _, point, fs, *_ = line.split(" ")
-        inside = text == point or text.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, fs
-    return kind.startswith(network)
 
 
 @contextlib.contextmanager
