@@ -42,6 +42,8 @@ class Status(IntEnum):
     """Not there: what an added cell was before."""
     COVERED = 7
     """A claim that a person's cell from an earlier run stands for."""
+    REPLACED = 8
+    """A claim whose place a later tile has looked at."""
 
 
 STATUS_WORDS = {
@@ -94,7 +96,7 @@ class CellStates:
             object.__setattr__(self, name, array)
         there = self.status != Status.ABSENT
         boxes = self.boxes[there]
-        if n and self.status.max() > Status.COVERED:
+        if n and self.status.max() > Status.REPLACED:
             raise _refused("a status that does not exist", "one of Status")
         if not np.isfinite(boxes).all() or not np.isfinite(self.scores[there]).all():
             raise _refused("boxes or scores that are not finite", "finite level-0 px")
@@ -213,7 +215,8 @@ class Edit:
         n = len(keys)
         if len(self.before) != n or len(self.after) != n:
             raise _refused(f"{n} keys, {len(self.before)} and {len(self.after)} states", "as many")
-        if len(np.unique(keys, axis=0)) < n:
+        # A set: sorting rows would be most of what a small edit costs.
+        if len({*map(tuple, keys.tolist())}) < n:
             raise _refused("a cell that comes twice", "each cell once")
         ids = np.concatenate((self.before.class_ids, self.after.class_ids))
         if len(ids) and (ids.min() < UNKNOWN or ids.max() >= len(self.class_names)):
