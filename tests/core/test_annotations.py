@@ -109,7 +109,7 @@ def test_digest_does_not_depend_on_the_way_there() -> None:
     [
         (lambda: states((math.nan, 0, 0)), "not finite"),
         (lambda: CellStates(np.array([[5, 5, 5, 9]]), [0], [1], [0]), "without area"),
-        (lambda: states((0, 0, 8)), "status that does not exist"),
+        (lambda: states((0, 0, 9)), "status that does not exist"),
         (lambda: edit(1, states((0, 0, 0)), states((0, 2, 2))), "class ids"),
         (lambda: edit(1, states((0, 0, 0)), states()), "1 keys"),
         (

@@ -192,6 +192,33 @@ def test_tiles_and_the_merged_table_hold_the_same_edits() -> None:
     assert len(before) == 59
 
 
+def test_tiles_of_a_second_run_take_the_place_of_the_first_ones_cells() -> None:
+    table = filled(60, threshold=0.0)
+    table.apply(delete(table, np.array([3])))
+    before = snapshot(table)
+    source = claims(60)
+    for top in (0, 1000):
+        core = Region(0, top, 2100, 1000 if not top else 1100)
+        rows = [i for i, (x, y) in enumerate(source.centres) if core.contains(x, y)]
+        table.add(source.select(np.array(rows)), within=core)
+        assert snapshot(table) == before
+    # A tile without cells: what was claimed there is no longer.
+    table.add(Detections.empty(NAMES), within=Region(0, 0, 2100, 1000))
+    assert len(snapshot(table)) == sum(y >= 1000 for _, y in source.centres[table.kept[-60:]])
+
+
+def test_a_claim_that_comes_late_takes_up_what_was_said_of_it() -> None:
+    table, said = filled(30, threshold=0.0), Annotations(NAMES)
+    for edit in (delete(table, np.array([3])), relabel(table, np.array([7]), "c")):
+        table.apply(edit)
+        said.apply(edit)
+    streamed = CellTable(NAMES, keys, threshold=0.0)
+    streamed.load(said)
+    assert len(streamed.corrected()) == 1
+    streamed.add(claims(30))
+    assert snapshot(streamed) == snapshot(table)
+
+
 def test_a_persons_cell_outlives_the_claim_it_was_made_from() -> None:
     table = filled(10, threshold=0.0)
     table.apply(relabel(table, np.array([4]), "c"))

@@ -126,10 +126,40 @@ class CellTable:
 
     # Claims -----------------------------------------------------------------------------
 
-    def add(self, table: Detections) -> None:
-        """Claims of one more tile."""
-        if len(table):
-            self._take(Claims(table))
+    def add(self, table: Detections, *, within: Region | None = None) -> None:
+        """Claims of one more tile; earlier claims `within` its core make room for them."""
+        if within is not None:
+            self._make_room(within)
+        if not len(table):
+            return
+        claims, here = Claims(table), []
+        if self.annotations.cells:
+            claims.find_by_key(self._make_keys)
+            assert claims.keys is not None
+            here = [(a, b) for a, b in claims.keys.tolist() if (a, b) in self.annotations.cells]
+            self._retire(here)
+        self._take(claims)
+        self._restate(here)
+
+    def _make_room(self, region: Region) -> None:
+        # Old claims go, whatever a person said of their like is said of the new ones.
+        rows = np.concatenate(
+            [np.zeros(0, np.int64), *(b.near(region) for b in self._blocks if b.meets(region))]
+        )
+        now = self._rows
+        rows = rows[inside(now.centres[rows], region) & (now.status[rows] == Status.CLAIMED)]
+        now.status[rows] = Status.REPLACED
+        now.kept[rows] = False
+
+    def _retire(self, keys: list[Key]) -> None:
+        """Empty the rows that hold what was said of cells whose claims now come anew."""
+        rows = self.rows_of(keys)
+        rows = rows[rows >= 0]
+        self._rows.status[rows] = Status.REPLACED
+        self._rows.kept[rows] = False
+        for key in keys:
+            if (row := self._own.pop(key, None)) is not None:
+                del self._own_keys[row]
 
     def replace(self, claims: Claims, *, covered: Mapping[Key, int] | None = None) -> None:
         """Other claims instead of all there are; what people said holds on.
@@ -213,7 +243,8 @@ class CellTable:
         """Row (N,) of each key; -1 for those that are nowhere in the table."""
         array = np.array(keys, np.uint64).reshape(-1, 2)
         rows = np.array([self._own.get(k, -1) for k in keys], np.int64)
-        for block in self._blocks:
+        # What came last counts: an earlier claim of the same cell has made room.
+        for block in reversed(self._blocks):
             open_ = np.flatnonzero(rows < 0)
             if not len(open_):
                 break
