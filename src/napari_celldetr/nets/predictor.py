@@ -1,6 +1,10 @@
-"""A CellDETR as a `Predictor`: uint8 tiles in, cells in tile pixels out."""
+"""A CellDETR as an `AskablePredictor`: uint8 tiles in, cells in tile pixels out."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +14,21 @@ from torch import Tensor
 
 from napari_celldetr.core.boxes import paired_iou, to_xyxy
 from napari_celldetr.core.calibration import Calibration
-from napari_celldetr.core.detections import Detections
-from napari_celldetr.core.predictor import NUMERICAL, PROBABILITY, SATURATED, TilePrediction
+from napari_celldetr.core.detections import Detections, concatenate
+from napari_celldetr.core.predictor import (
+    NUMERICAL,
+    PROBABILITY,
+    SATURATED,
+    PointAnswers,
+    TilePrediction,
+)
+from napari_celldetr.nets.asking import (
+    EncodedTile,
+    locate,
+    points_of,
+    refuse_unaskable,
+    spread,
+)
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CROWDED, CellDETR, Detected, Encoded, HeatmapQueries
 from napari_celldetr.nets.slots import clamp_boxes
@@ -128,10 +145,60 @@ class CellDETRPredictor:
             return [predict_windows(self._guarded, tile, config.window) for tile in tiles]
         return self._guarded(tiles)
 
+    def encode_tile(self, tile: NDArray[np.uint8]) -> EncodedTile:
+        """`tile` (H, W, 3) as the encoder sees it, to be kept and asked about.
+
+        The tile as it is, also where `flips` averages mirrored views elsewhere. Raises
+        `ConfigError` for networks without heatmap queries and for tiles larger than the window
+        that a network is tied to, ``MemoryError`` where the device has not enough.
+        """
+        refuse_unaskable(self._model.config, tile.shape[:2])
+        with self._running():
+            encoded = self._model.encode(self._prepare(tile[None]))
+        return EncodedTile(encoded, tile.shape[:2])
+
+    def ask(self, encoded: EncodedTile, xy: NDArray[Any]) -> PointAnswers:
+        """What is at points `xy` (N, 2) in tile px: one row per point, in the order asked.
+
+        A point within a third of a nucleus of a peak of the heatmap asks about that peak, any
+        other about itself. Scores are those that `predict` gives, but nothing is suppressed and
+        nothing left out. With `flips`, the tile's own view alone is asked. A point's answer does
+        not depend on the others; where cells of a network attend to each other (not in those
+        that ship), it may differ from what `predict` says of the same peak among its neighbours.
+        Raises `ConfigError` for points outside the tile.
+        """
+        points = points_of(xy, encoded.size)
+        config = self._model.config
+        attend = config.detection_self_attention or config.representation_self_attention != "none"
+        at_once = 1 if attend else max(len(points), 1)
+        tables, places = [self._none()], [np.zeros(0, np.int64)]
+        with self._running():
+            for start in range(0, len(points), at_once):
+                table, rows = self._answers(encoded, points[start : start + at_once])
+                tables.append(table)
+                places.append(start + rows)
+        return spread(concatenate(tables), np.concatenate(places), points)
+
+    def heat(self, encoded: EncodedTile) -> tuple[NDArray[np.float32], float]:
+        """Probability (h, w) that a nucleus' centre is there, and the side of its px in tile px.
+
+        The heatmap's own probability, which is not calibrated.
+        """
+        heat = _heat(encoded.encoded)[0, 0]
+        stride = encoded.encoded.image[0] / heat.shape[0]
+        rows, columns = (-int(-side // stride) for side in encoded.size)
+        return heat[:rows, :columns].float().sigmoid().cpu().numpy(), stride
+
     def _guarded(self, tiles: NDArray[np.uint8]) -> list[TilePrediction]:
+        with self._running():
+            return self._predict(tiles)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The network may run in here; lack of memory becomes a ``MemoryError``."""
         try:
             with torch.inference_mode(), self._autocast():
-                return self._predict(tiles)
+                yield
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from error
         except RuntimeError as error:
@@ -198,7 +265,7 @@ class CellDETRPredictor:
     ) -> TilePrediction:
         scores, boxes, valid = (part[i] for part in found)
         config = self._model.config
-        empty = Detections.empty(self._card.class_names, embedding_size=config.size)
+        empty = self._none()
         used = torch.nonzero(valid).flatten()
         finite = torch.isfinite(scores[used]).all() & torch.isfinite(boxes[used]).all()
         # A heatmap of NaN has no peaks: that would pass for a tile without cells.
@@ -216,17 +283,45 @@ class CellDETRPredictor:
         flags = frozenset({SATURATED}) if full else frozenset()
         if not len(used):
             return TilePrediction(empty, flags)
-        # As in training: there, classes of all queries are learned from the boxes as they are.
-        raw = config.class_target == "all" and config.mode == "sequential"
-        chosen = boxes[used] if raw else clamp_boxes(boxes[used], padded, config.nucleus_px)
-        p, embeddings = self._describe(views, chosen, used, i)
+        p, embeddings = self._describe(views, boxes[used], used, i)
         if not bool(torch.isfinite(p).all() & torch.isfinite(embeddings).all()):
             return TilePrediction(empty, frozenset({NUMERICAL}))
-        score = scores[used]
-        if config.class_target == "all":
-            score = (score * p.max(-1).values).sqrt()
-        table = self._table(score, boxes[used] * side.repeat(2), p, embeddings)
+        table = self._table(scores[used], boxes[used] * side.repeat(2), p, embeddings)
         return TilePrediction(table.above(self._card.score_floor), flags)
+
+    def _answers(
+        self, tile: EncodedTile, points: NDArray[np.float64]
+    ) -> tuple[Detections, NDArray[np.int64]]:
+        # Cells of the points with finite answers, and which these are.
+        encoded, config = tile.encoded, self._model.config
+        heat = _heat(encoded)
+        xy = torch.from_numpy(points.astype(np.float32)).to(self._device)
+        # As in `_cells`: one value that is no number is enough to distrust the whole tile.
+        if not bool(torch.isfinite(heat).all()):
+            return self._none(), np.zeros(0, np.int64)
+        radius = config.offset_px
+        at, prior = locate(heat, xy, image=encoded.image, size=tile.size, radius=radius)
+        proposer = self._model.proposer
+        assert isinstance(proposer, HeatmapQueries)
+        valid = torch.ones(1, len(at), dtype=torch.bool, device=at.device)
+        views = [
+            (
+                encoded,
+                self._model.detection(encoded, proposer.at(encoded, at[None], prior[None], valid)),
+            )
+        ]
+        scores, boxes, _ = (part[0] for part in self._merge_views(views))
+        used = torch.nonzero(scores.isfinite() & boxes.isfinite().all(1)).flatten()
+        if not len(used):
+            return self._none(), np.zeros(0, np.int64)
+        p, vectors = self._describe(views, boxes[used], used, 0)
+        good = p.isfinite().all(1) & vectors.isfinite().all(1)
+        used, side = used[good], boxes.new_tensor([encoded.image[1], encoded.image[0]])
+        table = self._table(scores[used], boxes[used] * side.repeat(2), p[good], vectors[good])
+        return table, used.cpu().numpy()
+
+    def _none(self) -> Detections:
+        return Detections.empty(self._card.class_names, embedding_size=self._model.config.size)
 
     def _saturated(self, scores: Tensor, valid: Tensor, padded: tuple[int, int]) -> bool:
         # Every slot is taken by something that may be a cell: there may be more.
@@ -240,6 +335,9 @@ class CellDETRPredictor:
     ) -> tuple[Tensor, Tensor]:
         # Class probabilities (N, K) and embeddings (N, C), averaged over views.
         config = self._model.config
+        # As in training: there, classes of all queries are learned from the boxes as they are.
+        if not (config.class_target == "all" and config.mode == "sequential"):
+            boxes = clamp_boxes(boxes, views[0][0].image, config.nucleus_px)
         p, vectors = [], []
         for (encoded, detected), flip in zip(views, _FLIPS[: len(views)], strict=True):
             one = _single(encoded, i)
@@ -264,6 +362,8 @@ class CellDETRPredictor:
         return share if dense is None else share.lerp(dense, config.dense_class_weight)
 
     def _table(self, scores: Tensor, boxes: Tensor, p: Tensor, vectors: Tensor) -> Detections:
+        if self._model.config.class_target == "all":
+            scores = (scores * p.max(-1).values).sqrt()
         half = boxes[:, 2:] / 2
         xyxy = torch.cat((boxes[:, :2] - half, boxes[:, :2] + half), -1)
         score, share = scores.clamp(0, 1).cpu().numpy(), p.float().cpu().numpy()
