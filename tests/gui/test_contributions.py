@@ -3,8 +3,10 @@ import sys
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from npe2 import PluginManifest
-from tables import NAMES, random_table
+from tables import random_table
+from viewer_fakes import session_with, slide_image
 
 from napari_celldetr.core.errors import ExportError
 from napari_celldetr.gui.contributions import (
@@ -15,7 +17,6 @@ from napari_celldetr.gui.contributions import (
     write_cells,
 )
 from napari_celldetr.gui.layers import CELLS_KEY, SLIDE_KEY, point_data
-from napari_celldetr.gui.store import CellStore
 
 
 def test_manifest_is_valid_and_its_commands_exist():
@@ -129,23 +130,24 @@ def test_the_generated_slide_comes_with_its_cells():
 
 
 def points_layer(threshold=0.5):
+    viewer = ViewerModel()
+    slide = viewer.add_layer(slide_image(np.zeros((1500, 2000, 3), np.uint8)))
     table = random_table(400).ordered()
-    store = CellStore(NAMES, threshold=threshold, colors=((0, 0, 255), (255, 0, 0)))
-    store.replace(table)
+    session = session_with(table, viewer, slide, threshold=threshold)
     # Only some of the points are drawn: what is written must not depend on that.
-    drawn = point_data(table)[:10]
-    return store, (drawn, {"name": "cells", "metadata": {CELLS_KEY: store}})
+    drawn = point_data(table.centres)[:10]
+    return session, (drawn, {"name": "cells", "metadata": {CELLS_KEY: session}})
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".geojson", ".parquet"])
 def test_writers_write_every_kept_cell(tmp_path, suffix):
     from napari_celldetr.pipeline.export import read_detections
 
-    store, (data, attributes) = points_layer()
+    session, (data, attributes) = points_layer()
     path = str(tmp_path / f"cells{suffix}")
     assert write_cells(path, data, attributes) == [path]
     back = read_detections(path).ordered()
-    kept = store.kept()
+    kept = session.corrected().cells
     assert len(back) == len(kept) > 10
     np.testing.assert_allclose(back.boxes, kept.boxes, atol=0.01)
     np.testing.assert_array_equal(back.class_labels, kept.class_labels)
@@ -153,10 +155,10 @@ def test_writers_write_every_kept_cell(tmp_path, suffix):
 
 def test_anndata_is_written(tmp_path):
     anndata = pytest.importorskip("anndata")
-    store, (data, attributes) = points_layer()
+    session, (data, attributes) = points_layer()
     path = str(tmp_path / "cells.h5ad")
     assert write_cells(path, data, attributes) == [path]
-    assert anndata.read_h5ad(path).n_obs == len(store.kept())
+    assert anndata.read_h5ad(path).n_obs == len(session.corrected())
 
 
 def test_points_that_are_not_cells_are_refused(tmp_path):
@@ -168,12 +170,12 @@ def test_points_that_are_not_cells_are_refused(tmp_path):
 def test_saving_through_the_viewer(make_napari_viewer_proxy, tmp_path):
     from napari_celldetr.pipeline.export import read_detections
 
-    store, (data, attributes) = points_layer()
+    session, (data, attributes) = points_layer()
     viewer = make_napari_viewer_proxy()
     layer = viewer.add_points(data, **attributes)
     path = tmp_path / "cells.geojson"
     viewer.layers.save(str(path), plugin="napari-celldetr")
-    assert len(read_detections(path)) == len(store.kept())
+    assert len(read_detections(path)) == len(session.corrected())
     own = viewer.add_points(np.zeros((3, 2)), name="other points")
     other = tmp_path / "other.csv"
     own.save(str(other))

@@ -33,6 +33,10 @@ def counted(dock):
     return {row[0]: row[1:] for row in cells}
 
 
+def cells_of(dock):
+    return 0 if dock.session is None else int(dock.session.cells.kept.sum())
+
+
 def our_threads():
     return [t for t in threading.enumerate() if t.name.startswith("celldetr")]
 
@@ -45,20 +49,21 @@ def test_a_whole_run(make_dock, run_whole, field_image):
     viewer, dock = make_dock(field_image)
     run_whole(dock)
     assert dock.run_bar.status.text() == f"Done: {len(TRUTH):,} cells."
-    assert len(dock.overlay.store) == len(TRUTH)
+    assert cells_of(dock) == len(TRUTH)
     rows = counted(dock)
     assert int(rows["all cells"][0].replace(",", "")) == len(TRUTH)
     assert rows["all cells"][1] == "100.0 %"
     area_mm2 = 960 * 720 * 0.25 / 1e6
     assert rows["all cells"][2] == f"{len(TRUTH) / area_mm2:,.0f}"
     assert dock.export_button.isEnabled()
-    assert len(viewer.layers) == 4
+    # The slide, three distances, corrections, and what was not analysed.
+    assert len(viewer.layers) == 6
 
 
 def test_only_the_merged_cells_stay(make_dock, run_whole, field_image):
     _, dock = make_dock(field_image, models=FakeModels(FakePredictor(faults=Faults(jitter_px=0.5))))
     run_whole(dock)
-    assert len(dock.overlay.store) == len(TRUTH)
+    assert cells_of(dock) == len(TRUTH)
 
 
 def test_what_is_on_the_screen(make_dock, qtbot, field_image):
@@ -71,8 +76,8 @@ def test_what_is_on_the_screen(make_dock, qtbot, field_image):
     dock.run()
     qtbot.waitUntil(lambda: not dock.runner.running, timeout=10_000)
     inside = [region.contains(x, y) for x, y in TRUTH]
-    assert abs(len(dock.overlay.store) - sum(inside)) <= 0.1 * sum(inside)
-    x, y = dock.overlay.store.kept().centres.T
+    assert abs(cells_of(dock) - sum(inside)) <= 0.1 * sum(inside)
+    x, y = dock.session.corrected().cells.centres.T
     assert x.min() >= region.x
     assert y.max() <= region.y1
 
@@ -88,7 +93,7 @@ def test_a_drawn_region(make_dock, qtbot, field_image):
     dock.run()
     qtbot.waitUntil(lambda: not dock.runner.running, timeout=10_000)
     assert dock._within == Region(200, 100, 600, 500)
-    centres = dock.overlay.store.kept().centres
+    centres = dock.session.corrected().cells.centres
     assert len(centres) > 300
     assert (centres >= (200, 100)).all()
     assert (centres < (800, 600)).all()
@@ -115,7 +120,7 @@ def test_no_region_is_drawn(make_dock, notes, field_image):
 def test_threshold_acts_at_once_and_loses_nothing(make_dock, run_whole, qtbot, field_image):
     _, dock = make_dock(field_image)
     run_whole(dock)
-    scores = np.sort(dock.overlay.store.merged.scores)
+    scores = np.sort(dock.session.cells.scores)
     dock.slider.setValue(85)
     expected = int((scores >= np.float32(0.85)).sum())
     assert 0 < expected < len(scores)
@@ -129,20 +134,21 @@ def test_cancel_keeps_what_is_done(make_dock, qtbot, slow_models, field_image):
     _, dock = make_dock(field_image, models=slow_models)
     dock.choose_where("whole")
     dock.run()
-    qtbot.waitUntil(lambda: dock.overlay is not None and len(dock.overlay.store) > 0)
+    qtbot.waitUntil(lambda: cells_of(dock) > 0)
     dock.cancel()
     assert dock.run_bar.cancel_button.text() == "Stopping…"
     qtbot.waitUntil(lambda: not dock.runner.running, timeout=5000)
     qtbot.waitUntil(lambda: not dock.joiner.running, timeout=5000)
     assert "Cancelled" in dock.run_bar.status.text()
-    found = len(dock.overlay.store)
+    found = cells_of(dock)
     assert 0 < found < len(TRUTH)
-    assert dock.overlay.store.merged is not None
+    ids = dock.session.corrected().ids
+    assert len(np.unique(ids, axis=0)) == found
     no_threads(qtbot)
     # And the next run goes on from there.
     dock.run()
     qtbot.waitUntil(lambda: not dock.runner.running, timeout=20_000)
-    assert len(dock.overlay.store) == len(TRUTH)
+    assert cells_of(dock) == len(TRUTH)
     assert dock._report.reused > 0
 
 
@@ -186,7 +192,7 @@ def test_a_failed_tile_is_hatched_and_told(make_dock, run_whole, notes, field_im
     models = FakeModels(FakePredictor(faults=Faults(numerical=(1, 2, 3))))
     _, dock = make_dock(pixels, models=models)
     run_whole(dock)
-    assert dock.overlay.layer("failed") is not None
+    assert dock.session.overlay.layer("failed") is not None
     assert "could not be analysed" in notes[0]
     assert "could not be analysed" in dock.gap_label.text()
     assert dock.gap_label.isVisibleTo(dock)
@@ -209,7 +215,7 @@ def test_missing_pixel_size_is_asked_for(make_dock, run_whole, field_image):
     dock.mpp_spin.setValue(0.5)
     assert dock.run_bar.run_button.isEnabled()
     run_whole(dock)
-    assert len(dock.overlay.store) == len(TRUTH)
+    assert cells_of(dock) == len(TRUTH)
     slide = viewer.layers["slide"]
     np.testing.assert_allclose(slide.scale, (0.5, 0.5))
     assert {str(unit) for layer in viewer.layers for unit in layer.units} == {"micrometer"}
@@ -292,11 +298,11 @@ def test_every_control_has_a_tooltip(make_dock):
 def test_a_new_run_replaces_the_old_one(make_dock, run_whole, field_image):
     viewer, dock = make_dock(field_image)
     run_whole(dock)
-    first = dock.overlay
+    before = dock.session.corrected()
     run_whole(dock)
-    assert dock.overlay is not first
-    assert len(viewer.layers) == 4
-    assert len(dock.overlay.store) == len(TRUTH)
+    assert len(viewer.layers) == 6
+    assert dock.session.corrected().cells == before.cells
+    assert cells_of(dock) == len(TRUTH)
 
 
 def test_a_stale_run_cannot_paint_over_a_new_one(make_dock, run_whole, qtbot, field_image):
@@ -308,10 +314,10 @@ def test_a_stale_run_cannot_paint_over_a_new_one(make_dock, run_whole, qtbot, fi
     dock.models = FakeModels()
     run_whole(dock)
     assert dock.runner.run == stale + 1
-    found = dock.overlay.store.merged
+    found = dock.session.corrected().cells
     no_threads(qtbot)
     qtbot.wait(100)
-    assert dock.overlay.store.merged is found
+    assert dock.session.corrected().cells == found
     assert dock.run_bar.status.text() == f"Done: {len(TRUTH):,} cells."
 
 
@@ -325,20 +331,20 @@ def test_a_layer_removed_mid_run(make_dock, qtbot, slow_models, field_image, wha
     dock.choose_where("whole")
     dock.run()
     if repeat:
-        qtbot.waitUntil(lambda: len(dock.overlay.store) > 0)
+        qtbot.waitUntil(lambda: cells_of(dock) > 0)
     if what == "all":
         viewer.layers.clear()
     elif what == "slide":
         viewer.layers.remove("slide")
     else:
-        viewer.layers.remove(dock.overlay.layer(what))
+        viewer.layers.remove(dock.session.overlay.layer(what))
     slow_models.predictor.faults.seconds = 0.0
     qtbot.waitUntil(lambda: not dock.runner.running, timeout=10_000)
     qtbot.waitUntil(lambda: not dock.joiner.running, timeout=10_000)
     if what in ("slide", "all"):
         assert "Cancelled" in dock.run_bar.status.text()
     else:
-        assert len(dock.overlay.store) == len(TRUTH)
+        assert cells_of(dock) == len(TRUTH)
     no_threads(qtbot)
 
 
@@ -446,7 +452,7 @@ def test_export_round_trip(make_dock, run_whole, qtbot, notes, field_image, tmp_
     path = tmp_path / f"cells{suffix}"
     dock.export_to(path)
     qtbot.waitUntil(lambda: not dock.exporter.running, timeout=10_000)
-    kept = dock.overlay.store.kept()
+    kept = dock.session.corrected().cells
     back = read_detections(path)
     assert len(back) == len(kept) > 0
     np.testing.assert_allclose(back.ordered().boxes, kept.boxes, atol=0.01)

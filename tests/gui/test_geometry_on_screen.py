@@ -6,9 +6,11 @@ from napari.layers import Image
 from tables import table_of
 from viewer_fakes import slide_image
 
+from napari_celldetr.core.cell_table import CellTable
+from napari_celldetr.core.regions import TileGrid
 from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.overlay import Overlay, view_of
-from napari_celldetr.gui.store import CellStore
+from napari_celldetr.pipeline.cell_ids import cell_ids
 
 SIZE = (400, 300)
 # Pixels 100..108 in x and 60..68 in y: the box of level-0 px 100..109 by 60..69.
@@ -17,11 +19,12 @@ DOT = (104, 64)
 
 
 def overlay_of(viewer, frame):
-    store = CellStore(("dot",), threshold=0.5)
+    cells = CellTable(("dot",), cell_ids, threshold=0.5)
     overlay = Overlay(
-        viewer, store=store, frame=frame, size=SIZE, colors=((255, 0, 0),), name="cells"
+        viewer, cells=cells, frame=frame, size=SIZE, colors=((255, 0, 0),), name="cells"
     )
-    overlay.add_tile(table_of([BOX], names=("dot",)))
+    tile = TileGrid(max(SIZE), 0).tile(0, 0)
+    overlay.add_tile(tile, table_of([BOX], names=("dot",)), "done")
     return overlay
 
 

@@ -18,11 +18,11 @@ def test_half_a_pixel_and_the_axis_order():
     # A box around pixel (x=10, y=20) alone has its centre at level-0 (10.5, 20.5), which is
     # the centre of that pixel: in napari (20, 10).
     table = table_of([[10, 20, 11, 21]])
-    np.testing.assert_array_equal(point_data(table), [[20, 10]])
+    np.testing.assert_array_equal(point_data(table.centres), [[20, 10]])
 
 
 def test_edges_run_round_the_box():
-    edges = edge_data(table_of([[10, 20, 14, 26], [0, 0, 1, 1]]))
+    edges = edge_data(np.array([[10, 20, 14, 26], [0, 0, 1, 1]], np.float32))
     assert edges.shape == (8, 2, 2)
     starts, ends = edges[:4, 0], edges[:4].sum(axis=1)
     np.testing.assert_array_equal(starts, [[19.5, 9.5], [19.5, 13.5], [25.5, 13.5], [25.5, 9.5]])

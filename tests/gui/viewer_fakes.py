@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from fakes import FakePredictor
 from napari.layers import Image
 
+from napari_celldetr.gui.prepared import prepare
+from napari_celldetr.gui.session import SlideSession
+
 
 @dataclass
 class FakeModels:
@@ -35,3 +38,12 @@ def slide_image(pixels, *, mpp=0.5, **options):
     return Image(
         pixels, rgb=True, scale=scale, units=units, axis_labels=("y", "x"), name="slide", **options
     )
+
+
+def session_with(table, viewer, layer, *, threshold=0.5, colors=((0, 0, 255), (255, 0, 0))):
+    """A session of a slide layer that holds the claims of a table."""
+    session = SlideSession(viewer, layer, author="ada")
+    session.start_over(table.class_names, colors, threshold)
+    mpp = session.frame.mpp
+    session.take(prepare(table, session.size, mpp=mpp[0] if mpp else None))
+    return session

@@ -12,7 +12,7 @@ from napari_celldetr.core.claims import Claims
 from napari_celldetr.core.detections import Detections, Source
 from napari_celldetr.core.edits import add, confirm, delete, mark, move, relabel
 from napari_celldetr.pipeline.cell_ids import cell_ids
-from napari_celldetr.pipeline.reapply import Disagreement, reapply
+from napari_celldetr.pipeline.reapply import Disagreement, reapply, seen_in_areas
 
 NAMES = ("a", "b", "c")
 AT = np.array([[100, 100], [200, 100], [300, 100], [400, 100]], float)
@@ -36,9 +36,9 @@ def table_of(claims: Claims) -> CellTable:
     return table
 
 
-def again(table: CellTable, claims: Claims, **options: Any) -> tuple[CellTable, list[Any]]:
+def again(table: CellTable, claims: Claims) -> tuple[CellTable, list[Any]]:
     """The table after another run, and its conflicts."""
-    found = reapply(claims, table.annotations, reach_px=6, threshold=0.5, before=table, **options)
+    found = reapply(claims, table.annotations, reach_px=6, threshold=0.5, seen=seen_in_areas(table))
     table.replace(claims, covered=found.covered)
     return table, [(c.kind, c.text) for c in found.conflicts]
 

@@ -27,13 +27,13 @@ class Method:
 FINE = Method(
     "celldetr-he-hr",
     "CellDETR, fast network at 0.25 µm/px",
-    {"architecture": "small", "mpp": 0.25, "steps": 1200},
+    {"architecture": "small", "mpp": 0.25, "steps": 1200, "soft_negatives": True},
     ways=("site",),
 )
 FAST = Method(
     "celldetr-he",
     "CellDETR, fast network at 0.5 µm/px",
-    {"architecture": "small", "mpp": 0.5, "steps": 1000},
+    {"architecture": "small", "mpp": 0.5, "steps": 1000, "soft_negatives": True},
 )
 DENSE = Method(
     "dense",

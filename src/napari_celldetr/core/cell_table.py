@@ -319,13 +319,23 @@ class CellTable:
 
     def rows_in(self, region: Region) -> Rows:
         """Kept cells whose centre lies in `region`."""
+        rows = self.rows_near(region)
+        rows = rows[self._rows.kept[rows]]
+        return rows[inside(self._rows.centres[rows], region)]
+
+    def rows_near(self, region: Region) -> Rows:
+        """Cells of any score whose centre lies in `region` or not far from it."""
         found = [b.near(region) for b in self._blocks if b.meets(region)]
         rows = np.concatenate(found) if found else np.zeros(0, np.int64)
         if len(self._loose_rows):
             settled = np.ones(self._rows.size, bool)
             settled[self._loose_rows] = False
             rows = np.concatenate((rows[settled[rows]], self._loose_rows))
-        rows = rows[self._rows.kept[rows]]
+        return rows[SHOWN[self._rows.status[rows]]]
+
+    def deleted_in(self, region: Region) -> Rows:
+        """Claims in `region` that a person deleted."""
+        rows = np.flatnonzero(self.status == Status.DELETED)
         return rows[inside(self._rows.centres[rows], region)]
 
     def rows_within(self, area: Area) -> Rows:

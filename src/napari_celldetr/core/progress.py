@@ -16,9 +16,9 @@ T = TypeVar("T")
 class TileEvent:
     """What became of one tile.
 
-    `state` is ``done``, ``reused`` (from the ledger), ``failed`` or ``saturated``;
-    `detections` are the cells the tile owns before seams are merged, level-0 px (None when
-    failed); `reason` says why it failed or what to know.
+    `state` is ``done``, ``reused`` (from the ledger), ``failed``, ``saturated`` or ``skipped``
+    (no tissue); `detections` are the cells the tile owns before seams are merged, level-0 px
+    (None when failed or skipped); `reason` says why it failed or what to know.
     """
 
     tile: Tile

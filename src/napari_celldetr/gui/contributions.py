@@ -20,7 +20,6 @@ from napari_celldetr.gui.layers import (
     slide_layer,
     typical_size,
 )
-from napari_celldetr.gui.store import CellStore
 from napari_celldetr.pipeline.demo import IHC_MPP
 from napari_celldetr.slides.readers import open_slide
 
@@ -97,7 +96,7 @@ def write_cells(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     points that do not come from *Detect cells*.
     """
     store = attributes.get("metadata", {}).get(CELLS_KEY)
-    if not isinstance(store, CellStore):
+    if not hasattr(store, "write"):
         raise ExportError(
             "These points are not detected cells.",
             expected="the points layer that Detect cells made",
@@ -155,4 +154,4 @@ def known_cells(truth: Detections, mpp: tuple[float, float] | None) -> LayerData
         "visible": False,
         "features": {"class": truth.class_labels},
     }
-    return point_data(truth), options, "points"
+    return point_data(truth.centres), options, "points"

@@ -32,10 +32,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_celldetr import RESEARCH_USE
-from napari_celldetr.core.config import DetectConfig, from_mapping
+from napari_celldetr.core.config import DetectConfig, from_mapping, to_json
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import CellDETRError, ConfigError
-from napari_celldetr.core.progress import Progress, TileEvent
+from napari_celldetr.core.progress import Progress
 from napari_celldetr.core.regions import Region, Tile
 from napari_celldetr.gui.detect_job import (
     DetectRequest,
@@ -45,15 +45,13 @@ from napari_celldetr.gui.detect_job import (
     export_job,
     merge_job,
 )
-from napari_celldetr.gui.layers import BOUNDS_KEY, Frame, rectangle_world
-from napari_celldetr.gui.overlay import Overlay, camera_of, view_of
+from napari_celldetr.gui.layers import Frame, rectangle_world
+from napari_celldetr.gui.overlay import camera_of, view_of
 from napari_celldetr.gui.panel import ConfigForm, JobRunner, RunBar, narrow_form, wrapped_label
+from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import is_slide_layer, source_of_layer
-from napari_celldetr.gui.store import CellStore
-from napari_celldetr.gui.summary import analysed_px, area_mm2, class_rows, gaps
+from napari_celldetr.gui.summary import area_mm2, class_rows, gaps
 
-REST_MS = 150
-"""The camera has come to rest after this."""
 REPAINT_MS = 300
 """While tiles stream in, points and boxes are renewed this often."""
 RECOUNT_MS = 40
@@ -82,14 +80,13 @@ class DetectDock(QWidget):
         self.viewer = napari_viewer
         self.models = models or LoadedModels()
         self.workspace = workspace
-        self.overlay: Overlay | None = None
+        self.session: SlideSession | None = None
+        self._running: SlideSession | None = None
         self._card: Any = None
-        self._run_layer: Any = None
         self._request: DetectRequest | None = None
         self._within: Region | None = None
         self._tiles: list[tuple[Tile, Detections]] = []
         self._report: Any = None
-        self._mpp: tuple[float, float] | None = None
         self._slides: list[Any] = []
         self._target = Path()
         self._ended = ""
@@ -218,7 +215,6 @@ class DetectDock(QWidget):
         self.exporter = JobRunner(self)
         self.exporter.finished.connect(self._on_exported)
         self.exporter.failed.connect(self._on_export_failed)
-        self._rest = single_shot(self, REST_MS, self._refresh)
         self._repaint = single_shot(self, REPAINT_MS, self._refresh)
         self._recount = single_shot(self, RECOUNT_MS, self._show_counts)
         self.run_bar.run_clicked.connect(self.run)
@@ -232,9 +228,6 @@ class DetectDock(QWidget):
         layers = self.viewer.layers
         layers.events.inserted.connect(self._on_layers)
         layers.events.removed.connect(self._on_removed)
-        camera = camera_of(self.viewer)
-        camera.events.center.connect(self._on_camera)
-        camera.events.zoom.connect(self._on_camera)
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Stop the run when the dock is closed; its finished tiles are in the ledger."""
@@ -245,18 +238,36 @@ class DetectDock(QWidget):
         """Stop everything this dock started and stop listening to the viewer."""
         for runner in (self.runner, self.joiner, self.exporter):
             runner.abandon()
-        for timer in (self._rest, self._repaint, self._recount):
+        for timer in (self._repaint, self._recount):
             timer.stop()
-        layers, camera = self.viewer.layers, camera_of(self.viewer)
+        layers = self.viewer.layers
         layers.events.inserted.disconnect(self._on_layers)
         layers.events.removed.disconnect(self._on_removed)
-        camera.events.center.disconnect(self._on_camera)
-        camera.events.zoom.disconnect(self._on_camera)
-        if self.overlay is not None:
-            self.overlay.close()
-            self.overlay = None
-        self._run_layer = None
+        self._join(None)
+        self._let_go()
         self._slides, self._tiles = [], []
+
+    # The slide's session ----------------------------------------------------------------
+
+    def _join(self, layer: Any | None) -> None:
+        """Show the cells of this slide layer, which all docks share."""
+        now = None if layer is None else session_of(self.viewer, layer, self)
+        old = self.session
+        if old is now:
+            return
+        if old is not None:
+            old.cells_changed.disconnect(self._recount.start)
+            if old is not self._running:
+                old.leave(self)
+        self.session = now
+        if now is not None:
+            now.cells_changed.connect(self._recount.start)
+        self._show_results()
+
+    def _let_go(self) -> None:
+        running, self._running = self._running, None
+        if running is not None and running is not self.session:
+            running.leave(self)
 
     # Slides and models ------------------------------------------------------------------
 
@@ -264,9 +275,9 @@ class DetectDock(QWidget):
         self._list_slides()
 
     def _on_removed(self, event: Any) -> None:
-        gone = event.value
-        if self._run_layer is not None and self._run_layer == gone:
-            self._run_layer = None
+        running = self._running
+        if running is not None and running.layer == event.value:
+            self._running = None
             if self.runner.running:
                 self.cancel()
         self._list_slides()
@@ -289,6 +300,7 @@ class DetectDock(QWidget):
 
     def _on_slide(self, _index: int = 0) -> None:
         layer = self.slide_layer()
+        self._join(layer)
         has_slide = layer is not None
         self.empty_label.setVisible(not has_slide)
         missing = has_slide and Frame.of_layer(layer).mpp is None
@@ -432,13 +444,16 @@ class DetectDock(QWidget):
             workspace=self.workspace,
         )
         self._within, self._tiles, self._report = region, [], None
-        self._card, self._mpp, self._run_layer = self.model_box.currentData(), frame.mpp, layer
-        self._new_overlay(frame, source.size, layer)
+        self._card = card = self.model_box.currentData()
+        session = self._running = session_of(self.viewer, layer, self)
+        # What makes claims comparable: who made them, and at what scale.
+        session.begin(card, (card.weights_sha256, to_json(config), frame.mpp), card.threshold)
+        self._show_results()
         self.joiner.abandon()
         self._ended = ""
         self.run_bar.show_busy("Loading the model…")
-        request, models = self._request, self.models
-        self.runner.start(lambda: detect_job(request, models))
+        request, models, earlier = self._request, self.models, session.earlier()
+        self.runner.start(lambda: detect_job(request, models, earlier))
 
     def _frame(self, layer: Any) -> Frame:
         """The slide's frame; a pixel size entered by the user is given to its layer as well."""
@@ -455,34 +470,20 @@ class DetectDock(QWidget):
         values = {**self.form.values(), "model": self.model_box.currentData().name}
         return from_mapping(DetectConfig, values)
 
-    def _new_overlay(self, frame: Frame, size: tuple[int, int], slide: Any) -> None:
-        if self.overlay is not None:
-            old = self.overlay.layers
-            self.overlay.close()
-            for layer in old:
-                if layer in self.viewer.layers:
-                    self.viewer.layers.remove(layer)
-        card = self._card
-        store = CellStore(
-            tuple(card.class_names),
-            threshold=card.threshold,
-            colors=card.class_colors,
-            bounds=slide.metadata.get(BOUNDS_KEY),
-        )
-        self.overlay = Overlay(
-            self.viewer,
-            store=store,
-            frame=frame,
-            size=size,
-            colors=card.class_colors,
-            name=f"{Path(slide.name).stem} cells",
-        )
+    def _show_results(self) -> None:
+        """The figures of the slide, once there are any."""
+        session = self.session
+        shown = session is not None and session.overlay is not None
+        self.results.setVisible(shown)
+        if session is None or not shown:
+            return
+        threshold = session.cells.threshold
+        floor = self._card.score_floor if self._card is not None else 1 / SLIDER_STEPS
         self.slider.blockSignals(True)
-        self.slider.setRange(round(card.score_floor * SLIDER_STEPS), SLIDER_STEPS - 1)
-        self.slider.setValue(round(card.threshold * SLIDER_STEPS))
+        self.slider.setRange(max(round(floor * SLIDER_STEPS), 1), SLIDER_STEPS - 1)
+        self.slider.setValue(round(threshold * SLIDER_STEPS))
         self.slider.blockSignals(False)
-        self.slider_value.setText(f"{card.threshold:.2f}")
-        self.results.setVisible(True)
+        self.slider_value.setText(f"{threshold:.2f}")
         self._show_counts()
 
     def cancel(self) -> None:
@@ -494,7 +495,10 @@ class DetectDock(QWidget):
     def _on_progress(self, step: Progress) -> None:
         self._report = getattr(step, "report", self._report)
         for event in step.events:
-            self._on_tile(event)
+            if event.detections is not None:
+                self._tiles.append((event.tile, event.detections))
+            if self._running is not None:
+                self._running.add_tile(event, within=self._within)
         if self.run_bar.cancel_button.isEnabled():
             self.run_bar.show_progress(replace(step, cells=self._kept()))
         if step.events and not self._repaint.isActive():
@@ -503,21 +507,12 @@ class DetectDock(QWidget):
 
     def _kept(self) -> int:
         """Cells above the score: the job itself counts all above the model's floor."""
-        return 0 if self.overlay is None else sum(self.overlay.store.counts().values())
-
-    def _on_tile(self, event: TileEvent) -> None:
-        if self.overlay is None:
-            return
-        if event.detections is None:
-            self.overlay.fail_tile(event.tile)
-            return
-        self._tiles.append((event.tile, event.detections))
-        self.overlay.add_tile(event.detections)
+        return 0 if self._running is None else int(self._running.cells.kept.sum())
 
     def _on_finished(self, result: DetectResult) -> None:
         self._report = result.report or self._report
-        if self.overlay is not None:
-            self.overlay.replace(result.table, result.raster)
+        if self._running is not None:
+            self._running.take(result.cells)
             self._end(f"Done: {self._kept():,} cells.")
         if getattr(self._report, "failed", False):
             show_warning(gaps(self._report)[0])
@@ -538,50 +533,45 @@ class DetectDock(QWidget):
     def _end_early(self, text: str) -> None:
         """Show what there is, and join its seams in the background."""
         self._end(text)
-        if self.overlay is None or not self._tiles:
+        session = self._running
+        if session is None or not self._tiles:
             return
-        tiles, card = list(self._tiles), self._card
-        frame, size = self.overlay.frame, self.overlay.raster.size
-        self.joiner.start(lambda: merge_job(tiles, frame, size, card))
+        tiles, card, earlier = list(self._tiles), self._card, session.earlier()
+        frame, size = session.frame, session.size
+        self.joiner.start(lambda: merge_job(tiles, frame, size, card, earlier))
 
     def _on_joined(self, result: DetectResult) -> None:
-        if self.overlay is not None and not self.runner.running:
-            self.overlay.replace(result.table, result.raster)
-            self._refresh()
+        if self._running is not None and not self.runner.running:
+            self._running.take(result.cells)
             self._show_counts()
 
     # Results ----------------------------------------------------------------------------
 
-    def _on_camera(self, event: Any = None) -> None:
-        if self.overlay is not None:
-            self._rest.start()
-
     def _refresh(self) -> None:
-        if self.overlay is not None:
-            self.overlay.refresh(view_of(self.viewer, self.overlay.frame))
+        if self._running is not None:
+            self._running.refresh()
 
     def _on_slider(self, value: int) -> None:
         threshold = value / SLIDER_STEPS
         self.slider_value.setText(f"{threshold:.2f}")
-        if self.overlay is None:
-            return
-        self.overlay.set_threshold(threshold)
-        self._refresh()
-        self._recount.start()
+        if self.session is not None:
+            self.session.set_threshold(threshold)
 
     def _show_counts(self) -> None:
-        if self.overlay is None:
+        session = self.session
+        if session is None or session.overlay is None:
             return
-        area = None
-        if self._within is not None:
-            cores = [tile.core for tile, _ in self._tiles]
-            area = area_mm2(analysed_px(cores, self._within), self._mpp)
-        colors = dict(zip(self._card.class_names, self._card.class_colors, strict=True))
-        fill_counts(self.table, class_rows(self.overlay.store.counts(), area_mm2=area), colors)
+        if not self.results.isVisibleTo(self):
+            self.results.setVisible(True)
+        area, coverage = None, session.coverage
+        if coverage is not None:
+            area = area_mm2(coverage.area_px(), session.frame.mpp)
+        rows = class_rows(session.cells.counts(), area_mm2=area)
+        fill_counts(self.table, rows, session.color_names)
         said = gaps(self._report) if self._report is not None else []
         self.gap_label.setText("\n".join(said))
         self.gap_label.setVisible(bool(said))
-        self.export_button.setEnabled(not self.runner.running and len(self.overlay.store) > 0)
+        self.export_button.setEnabled(not self.runner.running and bool(session.cells.kept.any()))
 
     def _on_export(self) -> None:
         filters = "CSV (*.csv);;QuPath GeoJSON (*.geojson *.geojson.gz);;"
@@ -595,13 +585,15 @@ class DetectDock(QWidget):
 
     def export_to(self, path: str | Path) -> None:
         """Write the cells above the threshold; says where, or why not, in a notification."""
-        if self.overlay is None or self.exporter.running:
+        session = self.session
+        if session is None or self.exporter.running:
             return
-        store, target = self.overlay.store, Path(path)
+        target, now = Path(path), session.corrected()
         self.export_button.setEnabled(False)
         self.export_button.setText("Writing…")
         self._target = target
-        self.exporter.start(lambda: export_job(store, target))
+        bounds, colors = session.bounds, dict(session.color_names)
+        self.exporter.start(lambda: export_job(now, target, bounds, colors))
 
     def _on_exported(self, cells: int) -> None:
         self._export_over()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_celldetr.core.annotations import Annotations, CorrectedCells
 from napari_celldetr.core.config import DetectConfig
-from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.detections import Detections, concatenate
+from napari_celldetr.core.grid_index import inside
 from napari_celldetr.core.merge import merge
 from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region, Tile
 from napari_celldetr.gui.layers import Frame
-from napari_celldetr.gui.raster import CellRaster
-from napari_celldetr.gui.store import CellStore
+from napari_celldetr.gui.prepared import Prepared, prepare, with_earlier
 
 
 class SlideSource(Protocol):
@@ -74,15 +78,30 @@ class DetectRequest:
 
 @dataclass(frozen=True)
 class DetectResult:
-    """All cells above the model's floor, their raster, and what became of the tiles."""
+    """All cells above the model's floor, ready to be shown, and what became of the tiles."""
 
-    table: Detections
-    raster: CellRaster
+    cells: Prepared
     report: Any = None
 
 
-def detect_job(request: DetectRequest, models: Models) -> Job[DetectResult]:
-    """Load the model, open the slide, detect; the raster of the result is painted here too."""
+@dataclass(frozen=True)
+class Earlier:
+    """What the slide's session holds when a run begins.
+
+    `claims` of the same model with the same settings, which stay outside the run's region;
+    `annotations` as they are when asked for; `seen`, centres of the cells in complete areas.
+    """
+
+    claims: Detections | None = None
+    annotations: Callable[[], Annotations | None] = lambda: None
+    seen: NDArray[np.floating] | None = None
+    threshold: float = 0.0
+
+
+def detect_job(
+    request: DetectRequest, models: Models, earlier: Earlier | None = None
+) -> Job[DetectResult]:
+    """Load the model, open the slide, detect; the result is made ready to be shown here too."""
     config = request.config
     started = time.perf_counter()
     yield Progress(0, 0, "Loading the model…")
@@ -91,32 +110,73 @@ def detect_job(request: DetectRequest, models: Models) -> Job[DetectResult]:
     with request.source.open() as slide:
         table, report = yield from _detect(slide, request, predictor)
         mpp = config.mpp or (slide.mpp[0] if slide.mpp else None)
-        raster = CellRaster(slide.size, mpp=mpp)
-    for level in raster.levels:
-        level.paint(table)
-    return DetectResult(table, raster, report)
+        size = slide.size
+    region = request.region or Region(0, 0, *size)
+    return DetectResult(_ready(table, region, size, mpp, earlier or Earlier()), report)
 
 
 def merge_job(
-    tiles: Sequence[tuple[Tile, Detections]], frame: Frame, size: tuple[int, int], card: Any
+    tiles: Sequence[tuple[Tile, Detections]],
+    frame: Frame,
+    size: tuple[int, int],
+    card: Any,
+    earlier: Earlier | None = None,
 ) -> Job[DetectResult]:
     """Join the tiles of a run that was stopped, so that no cell on a seam counts twice."""
     from napari_celldetr.pipeline.tiles import SLACK_MODEL_PX
 
     yield Progress(0, 0, "Joining the finished tiles…")
-    raster = CellRaster(size, mpp=frame.mpp[0] if frame.mpp else None)
     mpp = frame.mpp or (card.mpp, card.mpp)
     slack = SLACK_MODEL_PX * card.mpp / math.sqrt(mpp[0] * mpp[1])
     table = merge(tiles, slack_px=slack)
-    for level in raster.levels:
-        level.paint(table)
-    return DetectResult(table, raster)
+    earlier = earlier or Earlier()
+    if earlier.claims is not None:
+        for tile, _ in tiles:
+            outside = ~inside(earlier.claims.centres, tile.core)
+            earlier = replace(earlier, claims=earlier.claims.select(outside))
+    whole = None if earlier.claims is None else concatenate([table, earlier.claims]).ordered()
+    um = frame.mpp[0] if frame.mpp else None
+    nowhere = Region(-1, -1, 1, 1)
+    rest = replace(earlier, claims=None)
+    return DetectResult(_ready(table if whole is None else whole, nowhere, size, um, rest))
 
 
-def export_job(store: CellStore, path: Path) -> Job[int]:
-    """Write the kept cells to a file; returns how many."""
+def _ready(
+    table: Detections,
+    region: Region,
+    size: tuple[int, int],
+    mpp: float | None,
+    earlier: Earlier,
+) -> Prepared:
+    return prepare(
+        with_earlier(table, earlier.claims, region),
+        size,
+        mpp=mpp,
+        annotations=earlier.annotations(),
+        threshold=earlier.threshold,
+        seen=earlier.seen,
+    )
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """What an export asks of a slide."""
+
+    bounds: Region | None
+
+
+def export_job(
+    cells: CorrectedCells,
+    path: Path,
+    bounds: Region | None,
+    colors: Mapping[str, tuple[int, int, int]],
+) -> Job[int]:
+    """Write cells to a file; returns how many."""
+    from napari_celldetr.pipeline.export import export
+
     yield Progress(0, 0, f"Writing {path.name}…")
-    return store.write(path)
+    export(cells, path, slide=Bounded(bounds) if bounds else None, colors=colors)
+    return len(cells)
 
 
 def _detect(

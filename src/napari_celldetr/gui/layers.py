@@ -131,17 +131,17 @@ def slide_layer(slide: Any) -> tuple[Any, dict[str, Any], str]:
     return levels if is_pyramid else levels[0], options, "image"
 
 
-def point_data(table: Detections) -> NDArray[np.float32]:
-    """Cell centres as napari Points data (N, 2): y, x."""
-    return np.ascontiguousarray(table.centres[:, ::-1] - np.float32(HALF))
+def point_data(centres: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centres (N, 2) x, y as napari Points data (N, 2): y, x."""
+    return np.ascontiguousarray(centres[:, ::-1] - np.float32(HALF))
 
 
-def edge_data(table: Detections) -> NDArray[np.float32]:
-    """Box edges as napari Vectors data (4 N, 2, 2): start and direction, each y, x.
+def edge_data(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Edges of boxes (N, 4) xyxy as napari Vectors data (4 N, 2, 2): start, direction, each y, x.
 
     A cell's four edges follow one another.
     """
-    x0, y0, x1, y1 = (table.boxes - np.float32(HALF)).T
+    x0, y0, x1, y1 = (boxes - np.float32(HALF)).T
     width, height, none = x1 - x0, y1 - y0, np.zeros_like(x0)
     edges = np.array(
         [

@@ -1,12 +1,13 @@
 """Cells at three distances: a raster far out, points in the middle, box edges near.
 
-The store is the truth and these layers are views of it; no figure depends on what is drawn.
-Nothing here needs Qt: the dock decides when to call `refresh`.
+The table is the truth and these layers are views of it; no figure depends on what is drawn.
+Marks of corrected and selected cells lie on top, and a veil over what nobody has looked at.
+Nothing here needs Qt: the session decides when to call `refresh`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,9 +17,15 @@ import numpy as np
 import pandas as pd
 from napari.layers import Labels, Points, Vectors
 from napari.utils.colormaps import DirectLabelColormap
+from numpy.typing import NDArray
 
+from napari_celldetr.core.annotations import Key, Status
+from napari_celldetr.core.cell_table import CellTable
+from napari_celldetr.core.claims import Claims, Rows
 from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.grid_index import inside
 from napari_celldetr.core.regions import Region, Tile
+from napari_celldetr.gui.coverage import SEEN_COLORS, Coverage
 from napari_celldetr.gui.layers import (
     CELLS_KEY,
     Frame,
@@ -29,8 +36,8 @@ from napari_celldetr.gui.layers import (
     raster_colors,
     typical_size,
 )
+from napari_celldetr.gui.marks import MAX_MARKS, marks_of
 from napari_celldetr.gui.raster import CellRaster
-from napari_celldetr.gui.store import CellStore
 
 MAX_POINTS = 15_000
 """More points than this take longer than 50 ms to hand over."""
@@ -43,7 +50,10 @@ DOT = 0.55
 LINE_PX = 2.2
 USUAL_NUCLEUS_UM = 8.0
 """Before cells are known; what is drawn never follows a median more than twice off."""
-FAILED_COLOR = (0.85, 0.1, 0.7, 0.9)
+HATCH_COLORS = {"failed": (0.85, 0.1, 0.7, 0.9), "saturated": (0.95, 0.55, 0.0, 0.9)}
+HATCH_WORDS = {"failed": "could not be analysed", "saturated": "too many cells"}
+DISTANCES = ("far", "mid", "near")
+NO_ROWS: Rows = np.zeros(0, np.int64)
 
 
 class Level(StrEnum):
@@ -100,47 +110,52 @@ def choose_level(nucleus_px: float, points: int, boxes: int) -> Level:
 
 
 class Overlay:
-    """The layers of one run.
+    """The layers of one slide's cells.
 
-    `viewer` needs ``add_layer`` and ``layers``; `size` is the slide's (width, height). The
-    layers are added at once and updated in place. A layer the user removes is let go and never
-    comes back; hiding one hides them all until one is shown again.
+    `viewer` needs ``add_layer`` and ``layers``; `size` is the slide's (width, height); `owner`
+    is what a writer finds behind the points. The layers are added at once and updated in place.
+    A layer the user removes is let go and never comes back; hiding one of the three distances
+    hides them all until one is shown again.
     """
 
     def __init__(
         self,
         viewer: Any,
         *,
-        store: CellStore,
+        cells: CellTable,
         frame: Frame,
         size: tuple[int, int],
         colors: Sequence[tuple[int, int, int]],
         name: str,
+        owner: Any = None,
     ) -> None:
-        self.store = store
+        self.cells = cells
         self.frame = frame
         self.colors = tuple(colors)
         self.name = name
         self.raster = CellRaster(size, mpp=frame.mpp[0] if frame.mpp else None)
+        self.coverage: Coverage | None = None
         self.level = Level.FAR
         self.hidden = False
+        self.selected: Rows = np.zeros(0, np.int64)
         self._ours = False
+        self._listening = False
         self._drawn: tuple[Any, ...] = ()
         self._version = 0
         self._usual_px = USUAL_NUCLEUS_UM / (frame.mpp[0] if frame.mpp else 0.5)
         self._nucleus_px = self._usual_px
-        self._failed: list[Tile] = []
+        self._hatched: dict[str, list[Tile]] = {"failed": [], "saturated": []}
         self._layers: dict[str, Any] = {}
-        self._add(viewer)
+        self._add(viewer, owner)
 
-    def _add(self, viewer: Any) -> None:
+    def _add(self, viewer: Any, owner: Any) -> None:
         placed = self.frame.layer_options()
         self._layers = {
             "far": Labels(
                 self.raster.arrays,
                 multiscale=True,
                 name=f"{self.name} overview",
-                colormap=DirectLabelColormap(color_dict=raster_colors(self.colors)),
+                colormap=self._raster_colors(),
                 opacity=0.8,
                 **self.frame.raster_options(self.raster.factor),
             ),
@@ -153,7 +168,7 @@ class Overlay:
                 opacity=0.9,
                 canvas_size_limits=(3, 10_000),
                 visible=False,
-                metadata={CELLS_KEY: self.store},
+                metadata={CELLS_KEY: owner},
                 **placed,
             ),
             "near": Vectors(
@@ -166,21 +181,39 @@ class Overlay:
                 visible=False,
                 **placed,
             ),
+            "marks": Points(
+                np.zeros((0, 2), np.float32),
+                ndim=2,
+                name=f"{self.name} corrections",
+                border_width=0.16,
+                opacity=1.0,
+                canvas_size_limits=(5, 10_000),
+                **placed,
+            ),
         }
-        viewer.layers.events.removed.connect(self._on_removed)
+        self._viewer = viewer
         with _same_selection(viewer):
             for layer in self._layers.values():
                 viewer.add_layer(layer)
                 layer.editable = False
-                layer.events.visible.connect(self._on_eye)
-        self._viewer = viewer
 
-    def close(self) -> None:
-        """Stop listening; the layers stay where they are."""
-        self._viewer.layers.events.removed.disconnect(self._on_removed)
-        for layer in self._layers.values():
-            layer.events.visible.disconnect(self._on_eye)
-        self._layers = {}
+    def _raster_colors(self) -> DirectLabelColormap:
+        return DirectLabelColormap(color_dict=raster_colors(self.colors))
+
+    def listen(self, follow: bool) -> None:
+        """Begin or end to notice what the user does to the layers; they stay where they are."""
+        if follow == self._listening:
+            return
+        self._listening = follow
+        removed = self._viewer.layers.events.removed
+        removed.connect(self._on_removed) if follow else removed.disconnect(self._on_removed)
+        if follow:
+            there = self._viewer.layers
+            self._layers = {k: v for k, v in self._layers.items() if v in there}
+        for kind in DISTANCES:
+            if (layer := self._layers.get(kind)) is not None:
+                seen = layer.events.visible
+                seen.connect(self._on_eye) if follow else seen.disconnect(self._on_eye)
 
     @property
     def layers(self) -> list[Any]:
@@ -201,43 +234,123 @@ class Overlay:
         self.hidden = not event.source.visible
         self._show(self.level)
 
-    def add_tile(self, table: Detections) -> None:
-        """Cells of one finished tile: kept and painted into the raster."""
-        self.store.add(table)
-        self.raster.paint(table, self.store.threshold)
+    def add_tile(
+        self, tile: Tile, table: Detections | None, state: str, *, within: Region | None = None
+    ) -> None:
+        """A finished tile: its cells are kept and painted, and what became of it is shown.
+
+        `within` is the run's region.
+        """
+        self.see(tile, state, within=within)
+        room = tile.core if within is None else tile.core.intersect(within)
+        if table is None or room is None:
+            return
+        boxes = self.cells.boxes[self.cells.rows_in(room)]
+        self.cells.add(table, within=room)
+        if len(boxes) or len(self.cells.annotations):
+            self.raster.repaint(self.cells, np.concatenate((boxes, table.boxes)))
+        else:
+            self.raster.paint_table(table, self.cells.threshold)
         self._changed(table)
 
-    def replace(self, table: Detections, raster: CellRaster) -> None:
+    def replace(
+        self, claims: Claims, raster: CellRaster, *, covered: Mapping[Key, int] | None = None
+    ) -> None:
         """The merged result and its raster, both prepared outside the GUI thread."""
-        self.store.replace(table)
+        self.cells.replace(claims, covered=covered)
         self.raster.take_over(raster)
-        self.raster.show(self.store.threshold)
-        self._changed(table)
+        self.raster.show(self.cells.threshold)
+        self._paint_said()
+        self._changed(claims.table)
+
+    def restated(self, rows: Rows, before: NDArray[np.float32]) -> None:
+        """Cells were edited: `rows` of the table, which had the boxes `before` (N, 4)."""
+        self.raster.repaint(self.cells, np.concatenate((before, self.cells.boxes[rows])))
+        self._version += 1
+
+    def reloaded(self) -> None:
+        """Everything people said was loaded anew."""
+        self._paint_said()
+        self._version += 1
+
+    def _paint_said(self) -> None:
+        touched = np.flatnonzero(self.cells.status != Status.CLAIMED)
+        self.raster.repaint(self.cells, self.cells.boxes[touched])
+
+    def select(self, rows: Rows) -> None:
+        """Frame some cells as selected."""
+        self.selected = rows
+        self._version += 1
+
+    def set_colors(self, colors: Sequence[tuple[int, int, int]]) -> None:
+        """Other colours, or those of new classes."""
+        if tuple(colors) == self.colors:
+            return
+        self.colors = tuple(colors)
+        if (layer := self._layers.get("far")) is not None:
+            layer.colormap = self._raster_colors()
+        self._version += 1
 
     def set_threshold(self, threshold: float) -> None:
         """Keep cells from another score on."""
-        self.store.threshold = threshold
+        self.cells.threshold = threshold
         self.raster.show(threshold)
         self._version += 1
 
-    def fail_tile(self, tile: Tile) -> None:
-        """Hatch a tile that could not be analysed."""
-        self._failed.append(tile)
-        layer = self._layers.get("failed")
+    def see(self, tile: Tile, state: str, *, within: Region | None = None) -> None:
+        """Show what became of a tile, or of what of it lies `within`."""
+        if self.coverage is None:
+            self.show_coverage(Coverage(self.raster.size, tile.core.width))
+        assert self.coverage is not None
+        self.coverage.tell(tile.index, state, within)
+        if state in self._hatched:
+            self._hatch(tile, state)
+        self._version += 1
+
+    def show_coverage(self, coverage: Coverage) -> None:
+        """A veil over all that was not looked at."""
+        self.coverage = coverage
+        if not self._layers:
+            return
+        old = self._layers.pop("coverage", None)
+        if old is not None and old in self._viewer.layers:
+            self._viewer.layers.remove(old)
+        layer = Labels(
+            coverage.seen,
+            name=f"{self.name} not analysed",
+            colormap=DirectLabelColormap(color_dict=SEEN_COLORS),
+            opacity=1.0,
+            **self.frame.raster_options(coverage.step),
+        )
+        layer.editable = False
+        with _same_selection(self._viewer):
+            self._viewer.add_layer(layer)
+            # Under the cells.
+            lowest = min(self._viewer.layers.index(x) for x in self._layers.values())
+            self._viewer.layers.move(self._viewer.layers.index(layer), lowest)
+        self._layers["coverage"] = layer
+
+    def _hatch(self, tile: Tile, state: str) -> None:
+        tiles = self._hatched[state]
+        tiles.append(tile)
+        layer = self._layers.get(state)
         if layer is not None:
-            layer.data = hatch_data(self._failed)
+            layer.data = hatch_data(tiles)
+            return
+        if len(tiles) > 1:
+            # The user has removed it.
             return
         layer = Vectors(
-            hatch_data(self._failed),
-            name=f"{self.name} not analysed",
+            hatch_data(tiles),
+            name=f"{self.name} {HATCH_WORDS[state]}",
             vector_style="line",
             edge_width=max(tile.core.width / 150, 1.0),
-            edge_color=np.array([FAILED_COLOR]),
+            edge_color=np.array([HATCH_COLORS[state]]),
             **self.frame.layer_options(),
         )
         with _same_selection(self._viewer):
             self._viewer.add_layer(layer)
-        self._layers["failed"] = layer
+        self._layers[state] = layer
 
     def _changed(self, table: Detections) -> None:
         self._version += 1
@@ -246,51 +359,56 @@ class Overlay:
         size = typical_size(table)
         self._nucleus_px = float(np.clip(size, self._usual_px / 2, self._usual_px * 2))
 
+    @property
+    def nucleus_px(self) -> float:
+        """Width of a typical nucleus in level-0 px."""
+        return self._nucleus_px
+
     def refresh(self, view: View | None) -> None:
         """Draw what `view` needs; cheap when nothing changed."""
         if view is None or not self._layers:
             return
-        grown = view.grown()
-        points, boxes = self.store.count_in(grown), self.store.count_in(view.region)
-        level = choose_level(self._nucleus_px * view.zoom, points, boxes)
+        near, shown = self.cells.rows_in(view.grown()), self.cells.rows_in(view.region)
+        level = choose_level(self._nucleus_px * view.zoom, len(near), len(shown))
         state = (level, self._version, None if level is Level.FAR else view)
         if state != self._drawn:
             self._drawn = state
             with self._quietly():
-                self._draw(level, view, grown)
+                self._draw(level, view, near, shown)
+                self._draw_marks(level, view, near)
         self._show(level)
 
-    def _draw(self, level: Level, view: View, grown: Region) -> None:
+    def _draw(self, level: Level, view: View, near: Rows, shown: Rows) -> None:
         if level is Level.FAR:
             self._draw_raster()
         elif level is Level.MID:
-            self._draw_points(self.store.in_view(grown))
+            self._draw_points(near)
         else:
-            near = grown if self.store.count_in(grown) <= MAX_BOXES else view.region
-            self._draw_boxes(self.store.in_view(near), view.zoom)
+            self._draw_boxes(near if len(near) <= MAX_BOXES else shown, view.zoom)
 
     def _draw_raster(self) -> None:
         if (layer := self._layers.get("far")) is not None:
             layer.refresh()
 
-    def _draw_points(self, table: Detections) -> None:
+        if (veil := self._layers.get("coverage")) is not None:
+            veil.refresh()
+
+    def _draw_points(self, rows: Rows) -> None:
         layer = self._layers.get("mid")
         if layer is None:
             return
+        cells = self.cells
         layer.current_size = self._nucleus_px * DOT
-        layer.data = point_data(table)
-        if not len(table):
+        layer.data = point_data(cells.centres[rows])
+        if not len(rows):
             return
-        layer.face_color = class_rgba(table.class_ids, self.colors)
+        ids = cells.class_ids[rows]
+        layer.face_color = class_rgba(ids, self.colors)
         layer.size = self._nucleus_px * DOT
-        layer.features = pd.DataFrame(
-            {
-                "class": pd.Categorical(table.class_labels),
-                "score": np.round(table.scores, 3),
-            }
-        )
+        names = pd.Categorical.from_codes(ids, categories=list(cells.class_names))
+        layer.features = pd.DataFrame({"class": names, "score": np.round(cells.scores[rows], 3)})
 
-    def _draw_boxes(self, table: Detections, zoom: float) -> None:
+    def _draw_boxes(self, rows: Rows, zoom: float) -> None:
         layer = self._layers.get("near")
         if layer is None:
             return
@@ -298,9 +416,35 @@ class Overlay:
         width = 2.0 ** np.round(np.log2(LINE_PX / zoom))
         if layer.edge_width != width:
             layer.edge_width = width
-        layer.data = edge_data(table)
-        if len(table):
-            layer.edge_color = np.repeat(class_rgba(table.class_ids, self.colors), 4, axis=0)
+        layer.data = edge_data(self.cells.boxes[rows])
+        if len(rows):
+            colors = class_rgba(self.cells.class_ids[rows], self.colors)
+            layer.edge_color = np.repeat(colors, 4, axis=0)
+
+    def _draw_marks(self, level: Level, view: View, near: Rows) -> None:
+        layer = self._layers.get("marks")
+        if layer is None:
+            return
+        chosen = self.selected[self.cells.kept[self.selected]]
+        chosen = chosen[inside(self.cells.centres[chosen], view.grown())]
+        far = level is Level.FAR
+        gone = self.cells.deleted_in(view.grown()) if level is Level.NEAR else NO_ROWS
+        marks = marks_of(
+            self.cells,
+            NO_ROWS if far else near,
+            NO_ROWS if far and len(chosen) > MAX_MARKS else chosen,
+            gone,
+            self.colors,
+            nucleus_px=self._nucleus_px,
+        )
+        if not len(marks) and not len(layer.data):
+            return
+        layer.data = marks.data
+        if len(marks):
+            layer.symbol = marks.symbol
+            layer.size = marks.size
+            layer.face_color = marks.face
+            layer.border_color = marks.border
 
     def _show(self, level: Level) -> None:
         self.level = level

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_celldetr.core.annotations import SAID, SHOWN
+from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.regions import Region
 
 MAX_SIDE = 4096
 """px of the finest level: under what graphics cards take, and 16 MB at most."""
@@ -16,6 +20,7 @@ PIXEL_UM = 2.0
 STEP = 4
 COARSEST = 512
 SCORE_STEPS = 200
+SAID_SCORE = 250
 MAX_HALF = 6.0
 """Raster px: one absurd box must not cost a loop over a whole field."""
 
@@ -31,30 +36,67 @@ class RasterLevel:
     keys: NDArray[np.uint16]
     shown: NDArray[np.uint8]
 
-    def paint(self, table: Detections) -> tuple[slice, slice] | None:
-        """Put cells in; returns the touched rows and columns, None when there are none."""
-        if not len(table):
+    def paint(
+        self,
+        boxes: NDArray[np.float32],
+        keys: NDArray[np.uint16],
+        *,
+        only: NDArray[np.bool_] | None = None,
+    ) -> tuple[slice, slice] | None:
+        """Put cells in; returns the touched rows and columns, None when there are none.
+
+        `boxes` (N, 4) level-0 px, `keys` (N,) of `raster_keys`; `only` (H · W,) spares the other
+        pixels.
+        """
+        if not len(boxes):
             return None
+        flat = self.keys.reshape(-1)
+        for on, index in self._pixels(boxes):
+            values = keys[on]
+            if only is not None:
+                open_ = only[index]
+                index, values = index[open_], values[open_]
+            np.maximum.at(flat, index, values)
+        low, high = self._spans(boxes)
+        (x0, y0), (x1, y1) = low.min(axis=0), high.max(axis=0)
+        return slice(int(y0), int(y1)), slice(int(x0), int(x1))
+
+    def wipe(self, boxes: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Empty all pixels that cells with these boxes (N, 4) lie on; returns their flat index."""
+        index = np.unique(np.concatenate([i for _, i in self._pixels(boxes)]))
+        self.keys.reshape(-1)[index] = 0
+        return index
+
+    def _pixels(
+        self, boxes: NDArray[np.float32]
+    ) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.int64]]]:
+        # Nuclei are a few raster pixels wide: a loop over the offsets inside the box is a loop
+        # of a few whole-array steps, where a loop over cells would be thousands.
+        low, high = self._spans(boxes)
+        width, span = self.keys.shape[1], high - low
+        for dy in range(int(span[:, 1].max())):
+            for dx in range(int(span[:, 0].max())):
+                on = (span[:, 0] > dx) & (span[:, 1] > dy)
+                yield on, (low[on, 1] + dy) * width + low[on, 0] + dx
+
+    def _spans(self, boxes: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         height, width = self.keys.shape
-        centres = table.centres / self.factor
-        half = np.minimum((table.boxes[:, 2:] - table.boxes[:, :2]) / self.factor * 0.4, MAX_HALF)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / (2 * self.factor)
+        half = np.minimum((boxes[:, 2:] - boxes[:, :2]) / self.factor * 0.4, MAX_HALF)
         low = np.floor(centres - half).astype(np.int64)
         high = np.ceil(centres + half).astype(np.int64)
         np.maximum(high, low + 1, out=high)
         np.clip(low, 0, (width - 1, height - 1), out=low)
         np.clip(high, low + 1, (width, height), out=high)
-        keys = _keys(table)
-        flat = self.keys.reshape(-1)
-        span = high - low
-        # Nuclei are a few raster pixels wide: a loop over the offsets inside the box is a loop
-        # of a few whole-array steps, where a loop over cells would be thousands.
-        for dy in range(int(span[:, 1].max())):
-            for dx in range(int(span[:, 0].max())):
-                on = (span[:, 0] > dx) & (span[:, 1] > dy)
-                index = (low[on, 1] + dy) * width + low[on, 0] + dx
-                np.maximum.at(flat, index, keys[on])
-        (x0, y0), (x1, y1) = low.min(axis=0), high.max(axis=0)
-        return slice(int(y0), int(y1)), slice(int(x0), int(x1))
+        return low, high
+
+    def extent(self, index: NDArray[np.int64]) -> tuple[slice, slice]:
+        """Rows and columns that hold pixels of a flat index."""
+        rows, columns = np.divmod(index, self.keys.shape[1])
+        return (
+            slice(int(rows.min()), int(rows.max()) + 1),
+            slice(int(columns.min()), int(columns.max()) + 1),
+        )
 
     def show(self, threshold: float, where: tuple[slice, slice] | None = None) -> None:
         """Renew `shown` for a score threshold, everywhere or in a part."""
@@ -65,9 +107,19 @@ class RasterLevel:
         np.multiply((keys & 0xFF).astype(np.uint8), keys >= limit, out=self.shown[part])
 
 
-def _keys(table: Detections) -> NDArray[np.uint16]:
-    score = np.floor(table.scores * SCORE_STEPS + 1e-4).astype(np.uint16)
-    value = (table.class_ids.astype(np.int32) + 2).astype(np.uint16)
+def raster_keys(
+    scores: NDArray[np.float32],
+    class_ids: NDArray[np.int16],
+    said: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint16]:
+    """What a pixel holds of each cell (N,): its score in the high byte, class id + 2 in the low.
+
+    A cell that a person vouches for (`said`) beats every claim and every threshold.
+    """
+    score = np.floor(scores * SCORE_STEPS + 1e-4).astype(np.uint16)
+    if said is not None:
+        score[said] = SAID_SCORE
+    value = (class_ids.astype(np.int32) + 2).astype(np.uint16)
     return np.asarray((score << 8) | value)
 
 
@@ -97,12 +149,30 @@ class CellRaster:
         """What a Labels layer shows, finest first; painted in place."""
         return [level.shown for level in self.levels]
 
-    def paint(self, table: Detections, threshold: float) -> None:
-        """Add the cells of a tile."""
+    def paint(self, boxes: NDArray[np.float32], keys: NDArray[np.uint16], threshold: float) -> None:
+        """Add cells: boxes (N, 4) in level-0 px and what `raster_keys` says of them."""
         for level in self.levels:
-            where = level.paint(table)
+            where = level.paint(boxes, keys)
             if where is not None:
                 level.show(threshold, where)
+
+    def paint_table(self, table: Detections, threshold: float = 0.0) -> None:
+        """Add claims."""
+        self.paint(table.boxes, raster_keys(table.scores, table.class_ids), threshold)
+
+    def repaint(self, cells: CellTable, boxes: NDArray[np.float32]) -> None:
+        """Paint anew where `boxes` (N, 4) lie: what cells were and are there has changed."""
+        if not len(boxes):
+            return
+        coarsest = self.levels[-1].factor
+        rows = _rows_around(cells, boxes, coarsest)
+        keys = raster_keys(cells.scores[rows], cells.class_ids[rows], SAID[cells.status[rows]])
+        for level in self.levels:
+            dirty = level.wipe(boxes)
+            only = np.zeros(level.keys.size, bool)
+            only[dirty] = True
+            level.paint(cells.boxes[rows], keys, only=only)
+            level.show(cells.threshold, level.extent(dirty))
 
     def show(self, threshold: float) -> None:
         """Apply another threshold."""
@@ -114,6 +184,25 @@ class CellRaster:
         for mine, new in zip(self.levels, other.levels, strict=True):
             np.copyto(mine.keys, new.keys)
             np.copyto(mine.shown, new.shown)
+
+
+SQUARE = 1024
+"""Level-0 px: cells are looked up by squares of this size around what has changed."""
+MANY_SQUARES = 400
+
+
+def _rows_around(cells: CellTable, boxes: NDArray[np.float32], pixel: int) -> NDArray[np.int64]:
+    # Every cell that may be painted on a pixel of these boxes, up to `pixel` level-0 px wide.
+    side = max(SQUARE, 2 * pixel)
+    squares = np.unique(np.floor((boxes[:, :2] + boxes[:, 2:]) / (2 * side)).astype(int), axis=0)
+    if len(squares) > MANY_SQUARES:
+        return np.flatnonzero(SHOWN[cells.status])
+    margin = pixel + SQUARE // 8
+    found = [
+        cells.rows_near(Region(x * side, y * side, side, side).grow(margin))
+        for x, y in squares.tolist()
+    ]
+    return np.unique(np.concatenate(found))
 
 
 def _level(size: tuple[int, int], factor: int) -> RasterLevel:

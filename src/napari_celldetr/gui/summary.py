@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from napari_celldetr.core.regions import Region
-
 
 @dataclass(frozen=True)
 class ClassRow:
@@ -35,12 +33,6 @@ def _row(name: str, count: int, total: int, area_mm2: float | None) -> ClassRow:
 def area_mm2(px: float, mpp: tuple[float, float] | None) -> float | None:
     """mm² of a number of level-0 px², None when the pixel size is not known."""
     return None if mpp is None or px <= 0 else px * mpp[0] * mpp[1] / 1e6
-
-
-def analysed_px(cores: list[Region], within: Region) -> int:
-    """Level-0 px² of the tile cores that were really looked at, inside the asked region."""
-    parts = (core.intersect(within) for core in cores)
-    return sum(part.area for part in parts if part is not None)
 
 
 def gaps(report: Any) -> list[str]:

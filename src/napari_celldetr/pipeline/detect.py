@@ -28,6 +28,7 @@ from napari_celldetr.core.progress import Job, Progress, TileEvent
 from napari_celldetr.core.regions import Region, Tile
 from napari_celldetr.pipeline.engine import Engine, batches_of
 from napari_celldetr.pipeline.ledger import (
+    DONE,
     FAILED,
     SATURATED,
     SKIPPED,
@@ -231,6 +232,10 @@ class _Run:
         todo, bare = yield from self._sort_out(todo, report)
         ledger.commit([TileResult(t.index, SKIPPED) for t in bare])
         report = replace(report, skipped=len(self.tiles) - len(todo) - len(reused))
+        busy = {t.index for t in (*todo, *reused)}
+        empty = [TileEvent(t, SKIPPED) for t in self.tiles if t.index not in busy]
+        if empty:
+            yield self.progress(report, events=empty, message="finding tissue")
         report = yield from self._recall(ledger, reused, known, report)
         if todo:
             report = yield from self._infer(ledger, todo, report)
@@ -316,7 +321,7 @@ class _Run:
             ]
             tally, events = self._tally(report, results)
             report = replace(tally, done=0, saturated=0, reused=report.reused + len(some))
-            events = [replace(event, state=REUSED) for event in events]
+            events = [replace(e, state=REUSED) if e.state == DONE else e for e in events]
             yield self.progress(report, events=events, message="recalling")
         return report
 

@@ -54,7 +54,7 @@ def reapply(
     *,
     reach_px: float,
     threshold: float = 0.0,
-    before: CellTable | None = None,
+    seen: NDArray[np.floating] | None = None,
 ) -> Reapplied:
     """Find the claims that corrections stand for.
 
@@ -67,9 +67,9 @@ def reapply(
         Level-0 px; see `REACH_UM`.
     threshold : float
         Claims scored lower contradict nothing.
-    before : CellTable, optional
-        The cells before the new run. Without it complete areas are not looked at, since nobody
-        knows which cells a person saw in them.
+    seen : (N, 2), optional
+        Centres of the cells that a person has seen in complete areas (`seen_in_areas`). Without
+        them such areas are not looked at.
     """
     keys = list(annotations.cells)
     rows = claims.rows_of(np.array(keys, np.uint64).reshape(-1, 2))
@@ -78,10 +78,17 @@ def reapply(
     taken[rows[rows >= 0]] = True
     covered = _pair(claims, annotations, lost, taken, reach_px)
     conflicts = list(_lost_and_changed(claims, annotations, lost, covered, threshold))
-    if before is not None:
+    if seen is not None:
         taken[list(covered.values())] = True
-        conflicts += _in_complete_areas(claims, annotations, before, taken, reach_px, threshold)
+        conflicts += _in_complete_areas(claims, annotations, seen, taken, reach_px, threshold)
     return Reapplied(covered, tuple(conflicts))
+
+
+def seen_in_areas(cells: CellTable) -> NDArray[np.float32]:
+    """Centres (N, 2) of the cells in areas marked as complete."""
+    areas = [a for a in cells.annotations.areas.values() if a.kind == "complete"]
+    found = [cells.centres[cells.rows_within(area)] for area in areas]
+    return np.concatenate(found) if found else np.zeros((0, 2), np.float32)
 
 
 def _pair(
@@ -148,7 +155,7 @@ def _lost_and_changed(
 def _in_complete_areas(
     claims: Claims,
     annotations: Annotations,
-    before: CellTable,
+    seen: NDArray[np.floating],
     taken: NDArray[np.bool_],
     reach: float,
     threshold: float,
@@ -162,9 +169,8 @@ def _in_complete_areas(
         sure = ~taken & (claims.table.scores >= np.float32(threshold))
         fresh = np.flatnonzero(sure)
         fresh = fresh[area.contains(claims.table.centres[fresh])]
-        known = before.centres[before.rows_within(area)]
-        if len(known) and len(fresh):
-            apart, _ = cKDTree(known).query(claims.table.centres[fresh])
+        if len(seen) and len(fresh):
+            apart, _ = cKDTree(seen).query(claims.table.centres[fresh])
             fresh = fresh[apart > reach]
         for row in fresh.tolist():
             first, second = claims.keys[row].tolist()

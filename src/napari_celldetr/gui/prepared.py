@@ -1,0 +1,63 @@
+"""Cells made ready to be shown: all that would block the window, done in a job's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_celldetr.core.annotations import Annotations, Key
+from napari_celldetr.core.claims import Claims
+from napari_celldetr.core.detections import Detections, concatenate
+from napari_celldetr.core.grid_index import inside
+from napari_celldetr.core.regions import Region
+from napari_celldetr.gui.raster import CellRaster
+from napari_celldetr.pipeline.cell_ids import cell_ids
+from napari_celldetr.pipeline.reapply import REACH_UM, Conflict, reapply
+
+USUAL_MPP = 0.5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Claims with index and keys, their raster, and what corrections make of them."""
+
+    claims: Claims
+    raster: CellRaster
+    covered: Mapping[Key, int] = field(default_factory=dict)
+    conflicts: tuple[Conflict, ...] = ()
+
+
+def prepare(
+    table: Detections,
+    size: tuple[int, int],
+    *,
+    mpp: float | None,
+    annotations: Annotations | None = None,
+    threshold: float = 0.0,
+    seen: NDArray[np.floating] | None = None,
+) -> Prepared:
+    """Index, keys and raster of claims on a slide of `size` (width, height).
+
+    `seen` are the centres of cells in complete areas, see `reapply`.
+    """
+    claims = Claims.prepared(table, cell_ids)
+    raster = CellRaster(size, mpp=mpp)
+    raster.paint_table(table)
+    if annotations is None or not (annotations.cells or annotations.areas):
+        return Prepared(claims, raster)
+    reach = REACH_UM / (mpp or USUAL_MPP)
+    found = reapply(claims, annotations, reach_px=reach, threshold=threshold, seen=seen)
+    return Prepared(claims, raster, found.covered, found.conflicts)
+
+
+def with_earlier(table: Detections, earlier: Detections | None, region: Region) -> Detections:
+    """A run's cells in `region`, and an earlier run's of the same model everywhere else."""
+    if earlier is None or not len(earlier):
+        return table
+    around = earlier.select(~inside(earlier.centres, region))
+    if not len(around):
+        return table
+    return concatenate([table, around]).ordered().with_source(table.source)

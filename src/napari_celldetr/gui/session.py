@@ -1,0 +1,433 @@
+"""One slide in the viewer: its cells, what people say of them, and what is drawn of both.
+
+The docks share one session per slide layer. It lives in the GUI thread; whatever takes long is
+done by jobs, whose results it takes over.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
+
+from napari_celldetr.core.annotations import Annotations, CorrectedCells, Edit
+from napari_celldetr.core.cell_table import CellTable
+from napari_celldetr.core.claims import Rows
+from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.errors import AnnotationError
+from napari_celldetr.core.progress import TileEvent
+from napari_celldetr.core.regions import Region
+from napari_celldetr.gui.coverage import Coverage
+from napari_celldetr.gui.detect_job import Earlier
+from napari_celldetr.gui.layers import BOUNDS_KEY, Frame
+from napari_celldetr.gui.overlay import NO_ROWS, Overlay, camera_of, view_of
+from napari_celldetr.gui.prepared import Prepared
+from napari_celldetr.gui.sources import source_of_layer
+from napari_celldetr.pipeline.cell_ids import cell_ids
+from napari_celldetr.pipeline.measure import size_columns
+from napari_celldetr.pipeline.reapply import Conflict, seen_in_areas
+
+REST_MS = 150
+"""The camera has come to rest after this."""
+SESSION_KEY = "celldetr_session"
+Color = tuple[int, int, int]
+SPARE_COLORS: tuple[Color, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (204, 121, 167),
+    (240, 228, 66),
+    (148, 103, 189),
+    (140, 86, 75),
+    (23, 190, 207),
+)
+"""For classes that people add; told apart by colour-blind eyes as well as eight can be."""
+
+
+class SlideSession(QObject):
+    """Cells, corrections, selection and layers of one slide layer.
+
+    Signals
+    -------
+    cells_changed
+        What is drawn or counted is another.
+    selection_changed
+    journal_changed
+        An edit was made, taken back, or saved.
+    claims_changed
+        The model's claims are others: conflicts may be.
+    closed
+        The slide's layer is gone.
+    """
+
+    cells_changed = Signal()
+    selection_changed = Signal()
+    journal_changed = Signal()
+    claims_changed = Signal()
+    closed = Signal()
+
+    def __init__(self, viewer: Any, layer: Any, *, author: str = "") -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.layer = layer
+        self.author = author or user_name()
+        self.frame = Frame.of_layer(layer)
+        self.size: tuple[int, int] = source_of_layer(layer, mpp=self.frame.mpp).size
+        self.bounds: Region | None = layer.metadata.get(BOUNDS_KEY)
+        self.cells = CellTable((), cell_ids)
+        self.overlay: Overlay | None = None
+        self.selected: Rows = NO_ROWS
+        self.conflicts: tuple[Conflict, ...] = ()
+        self.model = ""
+        self.weights = ""
+        self.read_only = ""
+        self.users: set[int] = set()
+        self._merged: Detections | None = None
+        self._identity: tuple[Any, ...] = ()
+        self._colors: dict[str, Color] = {}
+        self._journal: Any = None
+        self._done: list[Edit] = []
+        self._undone: list[Edit] = []
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
+        self._rest.timeout.connect(self.refresh)
+
+    def join(self, user: object) -> None:
+        """A dock works with it from now on; the first one lets it follow the viewer."""
+        if not self.users:
+            self._listen(True)
+        self.users.add(id(user))
+
+    def leave(self, user: object) -> None:
+        """A dock is done with it; after the last one it rests, and its layers stay."""
+        if id(user) in self.users:
+            self.users.discard(id(user))
+            if not self.users:
+                self._listen(False)
+
+    def close(self) -> None:
+        """The slide's layer is gone."""
+        self.layer.metadata.pop(SESSION_KEY, None)
+        if self.users:
+            self.users.clear()
+            self._listen(False)
+        self.closed.emit()
+
+    def _listen(self, follow: bool) -> None:
+        events = self.viewer.layers.events.removed
+        camera = camera_of(self.viewer).events
+        for signal, call in (
+            (events, self._on_removed),
+            (camera.center, self._on_camera),
+            (camera.zoom, self._on_camera),
+        ):
+            signal.connect(call) if follow else signal.disconnect(call)
+        self._rest.stop()
+        if self.overlay is not None:
+            self.overlay.listen(follow)
+
+    def _on_removed(self, event: Any) -> None:
+        if event.value is self.layer or event.value == self.layer:
+            self.close()
+
+    # Claims -----------------------------------------------------------------------------
+
+    def begin(self, card: Any, identity: tuple[Any, ...], threshold: float) -> None:
+        """A run begins. Claims of the same `identity` (model and settings) stay, others go.
+
+        Corrections stay in any case.
+        """
+        self.frame = Frame.of_layer(self.layer)
+        self.model, self.weights = card.name, card.weights_sha256
+        if identity != self._identity or self.overlay is None or not self.overlay.layers:
+            self.start_over(card.class_names, card.class_colors, threshold)
+        self._identity = identity
+        self.cells_changed.emit()
+
+    def start_over(
+        self, class_names: Sequence[str], colors: Sequence[Color], threshold: float
+    ) -> None:
+        """No claims any more; what people said stays."""
+        said = self.cells.annotations
+        self.cells = CellTable(class_names, cell_ids, threshold=threshold)
+        self.cells.load(said)
+        self._colors |= dict(zip(class_names, colors, strict=True))
+        self.conflicts, self._merged = (), None
+        self._select(NO_ROWS)
+        self.show_layers()
+
+    def show_layers(self) -> Overlay:
+        """Layers for the present table, in place of any there were."""
+        if self.overlay is not None:
+            old = self.overlay.layers
+            self.overlay.listen(False)
+            for layer in old:
+                if layer in self.viewer.layers:
+                    self.viewer.layers.remove(layer)
+        self.overlay = Overlay(
+            self.viewer,
+            cells=self.cells,
+            frame=self.frame,
+            size=self.size,
+            colors=self.colors,
+            name=f"{Path(self.layer.name).stem} cells",
+            owner=self,
+        )
+        if self.users:
+            self.overlay.listen(True)
+        if len(self.cells):
+            self.overlay.reloaded()
+        return self.overlay
+
+    def earlier(self) -> Earlier:
+        """What a run's result is joined with."""
+        return Earlier(
+            claims=self._merged,
+            annotations=self.annotations_now,
+            seen=seen_in_areas(self.cells),
+            threshold=self.cells.threshold,
+        )
+
+    def annotations_now(self) -> Annotations:
+        """A copy of all that people said; may be called from a job's thread."""
+        said, copy = self.cells.annotations, Annotations(self.cells.class_names)
+        copy.cells = said.cells.copy()
+        copy.areas = said.areas.copy()
+        return copy
+
+    def add_tile(self, event: TileEvent, *, within: Region | None = None) -> None:
+        """A finished tile of the run that goes on in the region `within`."""
+        if self.overlay is not None:
+            self.overlay.add_tile(event.tile, event.detections, event.state, within=within)
+
+    def take(self, cells: Prepared) -> None:
+        """The merged result of a run, or what an earlier sitting left."""
+        if self.overlay is None:
+            return
+        self._merged = cells.claims.table
+        self.overlay.replace(cells.claims, cells.raster, covered=cells.covered)
+        self.conflicts = cells.conflicts
+        self._select(NO_ROWS)
+        self.refresh()
+        self.claims_changed.emit()
+        self.cells_changed.emit()
+
+    # Colours and figures ----------------------------------------------------------------
+
+    @property
+    def colors(self) -> list[Color]:
+        """A colour for every class, in the table's order."""
+        spare = iter(c for c in SPARE_COLORS * 4 if c not in self._colors.values())
+        for name in self.cells.class_names:
+            if name not in self._colors:
+                self._colors[name] = next(spare, SPARE_COLORS[0])
+        return [self._colors[name] for name in self.cells.class_names]
+
+    @property
+    def color_names(self) -> Mapping[str, Color]:
+        """Class name to colour."""
+        return dict(zip(self.cells.class_names, self.colors, strict=True))
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """What was looked at."""
+        return None if self.overlay is None else self.overlay.coverage
+
+    def view(self) -> Region | None:
+        """The part of the slide that is on the screen."""
+        view = view_of(self.viewer, self.frame)
+        return None if view is None else view.region.intersect(Region(0, 0, *self.size))
+
+    def set_threshold(self, threshold: float) -> None:
+        """Score from which claims count."""
+        if self.overlay is not None:
+            self.overlay.set_threshold(threshold)
+            self.refresh()
+        self.cells_changed.emit()
+
+    # Corrections ------------------------------------------------------------------------
+
+    def use_journal(self, writer: Any, annotations: Annotations, *, read_only: str = "") -> None:
+        """Write down everything from now on; `annotations` are what the journal says so far.
+
+        `read_only` says in words why nothing can be edited, empty when it can.
+        """
+        self._journal = writer
+        self.read_only = read_only
+        self.cells.load(annotations)
+        if self.overlay is not None:
+            self.overlay.reloaded()
+        elif len(self.cells):
+            self.show_layers()
+        self._after_edit()
+
+    def edit(self, edit: Edit) -> Rows:
+        """Let an edit hold, draw it, and have it written down; the rows it changed.
+
+        Raises `AnnotationError` when this slide's corrections are read-only here.
+        """
+        self._refuse_if_read_only()
+        if not len(edit) and not edit.areas:
+            return NO_ROWS
+        if self._journal is not None:
+            self._journal.append(edit, model=self.model, weights=self.weights)
+        else:
+            self._done.append(edit)
+            self._undone.clear()
+        return self._apply(edit)
+
+    def undo(self) -> str | None:
+        """Take the last edit back; what it was, or None when there is none."""
+        return self._turn("undo", self._done, self._undone)
+
+    def redo(self) -> str | None:
+        """Bring the last undone edit back."""
+        return self._turn("redo", self._undone, self._done)
+
+    def _turn(self, kind: str, source: list[Edit], other: list[Edit]) -> str | None:
+        self._refuse_if_read_only()
+        if self._journal is not None:
+            edit = getattr(self._journal, kind)()
+        elif source:
+            last = source.pop()
+            other.append(last)
+            edit = last.reversed() if kind == "undo" else last
+        else:
+            edit = None
+        if edit is None:
+            return None
+        self._apply(edit)
+        what: str = edit.what
+        return what
+
+    @property
+    def can_undo(self) -> str | None:
+        """What `undo` would take back."""
+        if self._journal is not None:
+            words: str | None = self._journal.can_undo
+            return words
+        return self._done[-1].what if self._done else None
+
+    @property
+    def can_redo(self) -> str | None:
+        """What `redo` would bring back."""
+        if self._journal is not None:
+            words: str | None = self._journal.can_redo
+            return words
+        return self._undone[-1].what if self._undone else None
+
+    @property
+    def saved(self) -> Any | None:
+        """State of the journal, see `JournalWriter.state`; None without one."""
+        return None if self._journal is None else self._journal.state
+
+    def _refuse_if_read_only(self) -> None:
+        if self.read_only:
+            raise AnnotationError(
+                "These corrections can be looked at only.",
+                expected="a slide that nobody else is correcting",
+                found=self.read_only,
+                remedy="ask them to close it, then open it again",
+            )
+
+    def _apply(self, edit: Edit) -> Rows:
+        before = edit.before.boxes[edit.before.boxes[:, 2] > edit.before.boxes[:, 0]]
+        rows = self.cells.apply(edit, author=self.author)
+        overlay = self.overlay or self.show_layers()
+        overlay.set_colors(self.colors)
+        overlay.restated(rows, before)
+        gone = self.selected[~self.cells.kept[self.selected]]
+        if len(gone):
+            self.select(self.selected[self.cells.kept[self.selected]])
+        self._after_edit()
+        return rows
+
+    def _after_edit(self) -> None:
+        self.refresh()
+        self.journal_changed.emit()
+        self.cells_changed.emit()
+
+    # Selection --------------------------------------------------------------------------
+
+    def select(self, rows: Rows) -> None:
+        """Select cells by row of the table."""
+        self._select(np.asarray(rows, np.int64))
+        self.refresh()
+
+    def _select(self, rows: NDArray[np.int64]) -> None:
+        self.selected = rows
+        if self.overlay is not None:
+            self.overlay.select(rows)
+        self.selection_changed.emit()
+
+    def show_box(self, box: Sequence[float], *, px_on_screen: float = 60.0) -> None:
+        """Bring a place of the slide (xyxy, level-0 px) into the middle of the screen."""
+        x0, y0, x1, y1 = box
+        centre = self.frame.to_world(np.array([[(x0 + x1) / 2, (y0 + y1) / 2]]))[0]
+        camera = camera_of(self.viewer)
+        camera.center = (*camera.center[:-2], *centre)
+        side = max(x1 - x0, y1 - y0) * float(np.mean(self.frame.scale))
+        camera.zoom = max(camera.zoom, px_on_screen / side)
+
+    # Drawing and files ------------------------------------------------------------------
+
+    def _on_camera(self, event: Any = None) -> None:
+        if self.overlay is not None:
+            self._rest.start()
+
+    def refresh(self) -> None:
+        """Draw what is in view now."""
+        if self.overlay is not None:
+            self.overlay.refresh(view_of(self.viewer, self.frame))
+
+    def corrected(self) -> CorrectedCells:
+        """The cells as they stand, with sizes in µm where the pixel size is known."""
+        now = self.cells.corrected()
+        mpp = self.cells.source.mpp or self.frame.mpp
+        if mpp is None or not len(now):
+            return now
+        cells = now.cells.with_columns(**size_columns(now.cells.boxes, mpp))
+        return CorrectedCells(cells, now.ids, now.status, now.authors, now.areas)
+
+    def write(self, path: str | Path) -> int:
+        """Export the cells as they stand; how many. `ExportError` when it cannot be done."""
+        from napari_celldetr.pipeline.export import export
+
+        now = self.corrected()
+        export(now, path, slide=self if self.bounds else None, colors=dict(self.color_names))
+        return len(now)
+
+
+def user_name() -> str:
+    """Who sits here, as the system knows them."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "unknown user"
+
+
+class _Held:
+    """A session in its layer's metadata; a copy of the layer gets an empty one."""
+
+    def __init__(self, session: SlideSession | None = None) -> None:
+        self.session = session
+
+    def __deepcopy__(self, memo: Any) -> _Held:
+        return _Held()
+
+
+def session_of(viewer: Any, layer: Any, user: object) -> SlideSession:
+    """The session of a slide layer that all docks share; `user` must `leave` it some day."""
+    held = layer.metadata.get(SESSION_KEY)
+    session: SlideSession | None = held.session if isinstance(held, _Held) else None
+    if session is None:
+        session = SlideSession(viewer, layer)
+        layer.metadata[SESSION_KEY] = _Held(session)
+    session.join(user)
+    return session
