@@ -41,7 +41,10 @@ PRELOAD = [
     "napari_celldetr.pipeline.detect",
     "napari_celldetr.pipeline.export",
     "napari_celldetr.pipeline.parquet",
+    "napari_celldetr.pipeline.export_check",
+    "anndata",
     "scipy.ndimage",
+    "zarr",
 ]
 """What a fork server imports once for all its children (installed modules only: it does not
 get the test run's import path)."""
@@ -83,9 +86,9 @@ def run_job(pixels_file: str, workspace: str, count_file: str) -> None:
         Path(count_file + ".begun").touch()
 
 
-def table(count: int, seed: int) -> Detections:
+def table(count: int, seed: int, scale: float = 1.0) -> Detections:
     rng = np.random.default_rng(seed)
-    low = rng.uniform(0, 50_000, (count, 2))
+    low = rng.uniform(0, 50_000 * scale, (count, 2))
     boxes = np.concatenate([low, low + rng.uniform(4, 40, (count, 2))], axis=1)
     return Detections(
         boxes,
@@ -98,9 +101,9 @@ def table(count: int, seed: int) -> Detections:
     ).ordered()
 
 
-def keep_exporting(path: str, count: int) -> None:
+def keep_exporting(path: str, count: int, scale: float = 1.0) -> None:
     """Write two different tables to the same name, again and again, until killed."""
-    tables = [table(count, seed) for seed in (1, 2)]
+    tables = [table(count, seed, scale) for seed in (1, 2)]
     for turn in range(10_000):
         export(tables[turn % 2], path)
         time.sleep(0.001)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.core.detections import Detections
+from napari_celldetr.pipeline.text_rows import Piece, hexadecimal
+
+WIDTH = 36
+_DASHES = [8, 13, 18, 23]
+_DIGITS = [i for i in range(WIDTH) if i not in _DASHES]
+_VALUES = np.full(256, 255, np.uint8)
+_VALUES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+_VALUES[np.frombuffer(b"ABCDEF", np.uint8)] = np.arange(10, 16)
 
 
 def cell_ids(cells: Detections) -> NDArray[np.uint64]:
@@ -31,13 +40,41 @@ def cell_ids(cells: Detections) -> NDArray[np.uint64]:
     return halves
 
 
+def letters(ids: NDArray[np.uint64]) -> Piece:
+    """The ids (N, 2) as ``xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx``, a row of 36 bytes each."""
+    out = np.full((len(ids), WIDTH), ord("-"), np.uint8)
+    out[:, _DIGITS] = np.concatenate([hexadecimal(ids[:, 0]), hexadecimal(ids[:, 1])], axis=1)
+    return out
+
+
 def as_text(ids: NDArray[np.uint64]) -> list[str]:
-    """The ids as ``xxxxxxxx-xxxx-8xxx-xxxx-xxxxxxxxxxxx``."""
-    return [
-        f"{high >> 32:08x}-{high >> 16 & 0xFFFF:04x}-{high & 0xFFFF:04x}"
-        f"-{low >> 48:04x}-{low & 0xFFFFFFFFFFFF:012x}"
-        for high, low in ids.tolist()
-    ]
+    """The ids as texts, as `letters` writes them."""
+    texts: list[str] = letters(ids).view(f"S{WIDTH}").reshape(-1).astype(np.str_).tolist()
+    return texts
+
+
+def from_text(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """The ids (N, 2) that `as_text` wrote; ``ValueError`` for anything that is not a UUID."""
+    if not len(texts):
+        return np.zeros((0, 2), np.uint64)
+    wrong = next((t for t in texts if len(t) != WIDTH), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong[:50]!r} is not a UUID")
+    rows = np.array(texts, f"S{WIDTH}").view(np.uint8).reshape(-1, WIDTH)
+    digits = _VALUES[rows[:, _DIGITS]]
+    bad = (digits > 15).any(axis=1) | (rows[:, _DASHES] != ord("-")).any(axis=1)
+    if bad.any():
+        raise ValueError(f"{texts[int(np.argmax(bad))]!r} is not a UUID")
+    shifts = np.arange(60, -4, -4, dtype=np.uint64)
+    halves = digits.reshape(-1, 2, 16).astype(np.uint64) << shifts
+    return np.bitwise_or.reduce(halves, axis=2)
+
+
+def come_twice(ids: NDArray[np.uint64]) -> bool:
+    """Whether any id (N, 2) is there more than once."""
+    order = np.lexsort((ids[:, 1], ids[:, 0]))
+    ranked = ids[order]
+    return bool((ranked[1:] == ranked[:-1]).all(axis=1).any())
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -13,11 +13,24 @@ from numpy.typing import NDArray
 
 from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.detections import Detections, Source
+from napari_celldetr.pipeline.cell_ids import as_text, cell_ids, come_twice, from_text
+from napari_celldetr.pipeline.cell_rows import (
+    AUTHOR,
+    ID,
+    SAID_COLUMNS,
+    STATUS,
+    CellRows,
+    Steps,
+    areas_from_json,
+    areas_to_json,
+    status_numbers,
+)
 
 CORNERS = ("x0", "y0", "x1", "y1")
 DERIVED = ("x", "y", "class")
 EMBEDDING = "embedding"
 METADATA = b"celldetr"
+BLOCK = 1 << 17
 
 
 def to_arrow(detections: Detections, *, derived: bool = False) -> pa.Table:
@@ -77,6 +90,54 @@ def read_parquet(path: Path) -> Detections:
     """Read one Parquet file; raises what pyarrow raises, and ``KeyError`` for missing columns."""
     # Memory mapping off and one thread: parts are small, and pools cost more than they give.
     return from_arrow(pq.read_table(path, use_threads=False))
+
+
+def writing_parquet(rows: CellRows, path: Path) -> Steps[None]:
+    """One file with centres and class names beside, and id, status and author of corrected cells.
+
+    Not atomically: the caller gives a temporary path. Yields how many cells are written.
+    """
+    schema, done = _table(rows.select(slice(0, BLOCK))).schema, 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+        for block in rows.blocks(BLOCK):
+            file.write_table(_table(block).cast(schema))
+            done += len(block)
+            yield done
+
+
+def reading_parquet(path: Path) -> Steps[CellRows]:
+    """What `writing_parquet` wrote, or any Parquet file with at least x0 y0 x1 y1 score.
+
+    Raises what pyarrow raises, ``KeyError`` for missing columns, ``ValueError`` for wrong ids.
+    """
+    table = pq.read_table(path, use_threads=False)
+    yield len(table)
+    raw = (table.schema.metadata or {}).get(METADATA)
+    about = json.loads(raw) if raw else {}
+    areas = areas_from_json(about.get("areas"))
+    if not about.get("corrected"):
+        cells = from_arrow(table)
+        return CellRows(cells, cell_ids(cells), areas=areas)
+    ids = from_text(table.column(ID).to_pylist())
+    if come_twice(ids):
+        raise ValueError("an id that comes twice")
+    status = status_numbers(np.array(table.column(STATUS).to_pylist(), np.str_))
+    authors = np.array(table.column(AUTHOR).to_pylist(), np.str_)
+    cells = from_arrow(table.drop_columns(list(SAID_COLUMNS)))
+    return CellRows(cells, ids, status, authors, areas)
+
+
+def _table(rows: CellRows) -> pa.Table:
+    table = to_arrow(rows.cells, derived=True)
+    if rows.authors is None:
+        return table
+    texts = (as_text(rows.ids), rows.status_words, rows.authors)
+    at = table.column_names.index("class_id") + 1
+    for name, values in reversed(tuple(zip(SAID_COLUMNS, texts, strict=True))):
+        table = table.add_column(at, name, pa.array(values, pa.string()))
+    about = json.loads(table.schema.metadata[METADATA])
+    about |= {"corrected": True, "areas": areas_to_json(rows.areas)}
+    return table.replace_schema_metadata({METADATA: json.dumps(about).encode()})
 
 
 def _metadata(detections: Detections) -> str:

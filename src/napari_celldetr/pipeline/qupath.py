@@ -2,15 +2,17 @@
 
 A cell is a ``detection`` whose geometry is the ellipse in its box, as a polygon of 16 vertices
 that touches the box on every side: it looks and measures like a nucleus in QuPath, and the box
-comes back exactly. Coordinates are full-resolution pixels of the image as QuPath shows it, so a
-slide's scanned bounds are subtracted.
+comes back exactly. An area that a person drew is an ``annotation``. What a person said stands in
+``metadata``, which QuPath keeps. Coordinates are full-resolution pixels of the image as QuPath
+shows it, so a slide's scanned bounds are subtracted.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import re
+import uuid
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -19,14 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr import RESEARCH_USE
+from napari_celldetr.core.annotations import Area, CorrectedCells
 from napari_celldetr.core.detections import UNKNOWN, Detections, Source
 from napari_celldetr.core.errors import CellDETRError, ExportError
-from napari_celldetr.pipeline.cell_ids import cell_ids
-from napari_celldetr.pipeline.text_rows import Piece, blank, decimals, hexadecimal, join, words
+from napari_celldetr.pipeline.cell_ids import cell_ids, from_text, letters
+from napari_celldetr.pipeline.cell_rows import CellRows, Steps, finish, known_kind, status_numbers
+from napari_celldetr.pipeline.cell_text import (
+    Measured,
+    ellipse,
+    measurements,
+    read_measurements,
+    read_said,
+    said,
+)
+from napari_celldetr.pipeline.json_stream import MAX_VERTICES, JsonStream
+from napari_celldetr.pipeline.text_rows import Piece, decimals, join, words
 
 Color = tuple[int, int, int]
 
-VERTICES = 16
 MEMBER = "celldetr"
 UNKNOWN_NAME = "unknown"
 PALETTE: tuple[Color, ...] = (
@@ -40,17 +52,20 @@ PALETTE: tuple[Color, ...] = (
     (130, 130, 60),
 )
 GREY: Color = (128, 128, 128)
+AREA_CLASSES: dict[str, tuple[str, Color]] = {
+    "complete": ("Region*", (40, 160, 120)),
+    "region": ("Area of interest", (160, 130, 40)),
+}
+"""By kind of area: class and colour. QuPath's ``Region*`` is where all cells are annotated."""
+AREA_KEY, AREA_KIND = "area", "kind"
 
-_BLOCK = 16384
-_CHUNK = 1 << 20
-MAX_FEATURE_CHARS = 8 << 20
-MAX_HEAD_CHARS = 4 << 20
-MAX_VERTICES = 100_000
+BLOCK = 16384
+READ_BLOCK = 2048
 MAX_CELLS = 20_000_000
 
 
 def write_geojson(
-    cells: Detections,
+    cells: Detections | CorrectedCells,
     path: Path,
     *,
     offset: tuple[float, float] = (0, 0),
@@ -61,13 +76,29 @@ def write_geojson(
 
     `offset` (x, y) in level-0 px is subtracted; `colors` maps class names to r, g, b.
     """
+    rows = CellRows.of(cells) if isinstance(cells, CorrectedCells) else _plain(cells)
+    finish(writing_geojson(rows, path, offset=offset, colors=colors, compress=compress))
+
+
+def writing_geojson(
+    rows: CellRows,
+    path: Path,
+    *,
+    offset: tuple[float, float] = (0, 0),
+    colors: Mapping[str, Color] | None = None,
+    compress: bool = False,
+) -> Steps[None]:
+    """`write_geojson` block by block; yields how many cells are written."""
     with gzip.open(path, "wb", compresslevel=4) if compress else path.open("wb") as file:
-        file.write(_head(cells, offset))
-        ids = cell_ids(cells)
-        for start in range(0, len(cells), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            text = _features(cells.select(some), ids[some], offset, colors or {})
-            file.write(text if start + _BLOCK < len(cells) else text[:-2] + b"\n")
+        file.write(_head(rows, offset))
+        last, done = b"".join(_area(k, a, offset) for k, a in rows.areas.items()), 0
+        for block in rows.blocks(BLOCK):
+            file.write(last)
+            last = _features(block, offset, colors or {})
+            done += len(block)
+            yield done
+        # Every feature ends in a comma and a line's end, but the last has no comma.
+        file.write(last[:-2] + b"\n" if last else b"")
         file.write(b"]}\n")
 
 
@@ -78,58 +109,66 @@ def read_geojson(path: Path, *, compressed: bool = False) -> Detections:
     Raises `ExportError` for anything that is not such a file, for numbers that are not finite,
     for ids that come twice, and for features larger than any cell.
     """
-    with gzip.open(path, "rb") if compressed else path.open("rb") as file:
-        stream = _Stream(cast(IO[bytes], file))
-        about, features = stream.head(), stream.features()
-        return _Collector(about).collect(features)
+    return finish(reading_geojson(path, compressed=compressed)).cells
 
 
-def _head(cells: Detections, offset: tuple[float, float]) -> bytes:
-    about = {
+def reading_geojson(path: Path, *, compressed: bool = False) -> Steps[CellRows]:
+    """`read_geojson` with ids, status, authors and areas; yields how many cells are read."""
+    with open_text(path, compressed) as file:
+        stream = JsonStream(file, "features", "a GeoJSON FeatureCollection")
+        collector = FeatureCollector(collection_head(stream))
+        for number, feature in enumerate(stream.members(), 1):
+            collector.add(feature)
+            if number % READ_BLOCK == 0:
+                yield number
+        return collector.rows()
+
+
+def open_text(path: Path, compressed: bool) -> IO[bytes]:
+    """The bytes of the JSON in a file."""
+    return cast(IO[bytes], gzip.open(path, "rb") if compressed else path.open("rb"))
+
+
+def collection_head(stream: JsonStream) -> dict[str, Any]:
+    """What stands before the features; `ExportError` where it says that this is no GeoJSON."""
+    head = stream.head()
+    if head and head.get("type") != "FeatureCollection":
+        raise stream.refused("another kind of JSON")
+    return head
+
+
+def _plain(cells: Detections) -> CellRows:
+    return CellRows(cells, cell_ids(cells))
+
+
+def _head(rows: CellRows, offset: tuple[float, float]) -> bytes:
+    about: dict[str, Any] = {
         "note": RESEARCH_USE,
-        "class_names": cells.class_names,
+        "class_names": rows.cells.class_names,
         "offset": offset,
-        "source": json.loads(cells.source.to_json()),
+        "source": json.loads(rows.cells.source.to_json()),
     }
+    if rows.is_corrected:
+        about["corrected"] = True
     text = json.dumps(about, ensure_ascii=False, allow_nan=False)
     return f'{{"type":"FeatureCollection","{MEMBER}":{text},"features":[\n'.encode()
 
 
-def _features(
-    cells: Detections,
-    ids: NDArray[np.uint64],
-    offset: tuple[float, float],
-    colors: Mapping[str, Color],
-) -> bytes:
-    count = len(cells)
-    pieces: list[Piece | bytes] = [b'{"type":"Feature","id":"', *_uuid(ids), b'","geometry":']
-    pieces += [b'{"type":"Polygon","coordinates":[[', *_ring(cells.boxes, offset), b"]]}"]
-    pieces += [b',"properties":{"objectType":"detection","classification":']
+def _features(rows: CellRows, offset: tuple[float, float], colors: Mapping[str, Color]) -> bytes:
+    cells, told = rows.cells, said(rows)
+    pieces: list[Piece | bytes] = [b'{"type":"Feature","id":"', letters(rows.ids)]
+    pieces += [b'","geometry":{"type":"Polygon","coordinates":[[', *_ring(cells.boxes, offset)]
+    pieces += [b']]},"properties":{"objectType":"detection","classification":']
     pieces += [_classification(cells, colors), b',"measurements":{"score":']
-    pieces += [decimals(cells.scores, 4)]
-    pieces += [p for name, values in cells.columns.items() for p in _measurement(name, values)]
-    return join([*pieces, b"}}},\n"], count)
-
-
-def _uuid(ids: NDArray[np.uint64]) -> Iterator[Piece | bytes]:
-    digits = np.concatenate([hexadecimal(ids[:, 0]), hexadecimal(ids[:, 1])], axis=1)
-    for start, stop in ((0, 8), (8, 12), (12, 16), (16, 20)):
-        yield digits[:, start:stop]
-        yield b"-"
-    yield digits[:, 20:]
+    pieces += [decimals(cells.scores, 4), *measurements(cells), b"}"]
+    if told is not None:
+        pieces += [b',"metadata":{', told, b"}"]
+    return join([*pieces, b"}},\n"], len(rows))
 
 
 def _ring(boxes: NDArray[np.float32], offset: tuple[float, float]) -> Iterator[Piece | bytes]:
-    """Closed ring through the middle of each side of the box, two decimals."""
-    low = boxes[:, :2].astype(np.float64) - offset
-    high = boxes[:, 2:].astype(np.float64) - offset
-    angle = 2 * np.pi * np.arange(VERTICES) / VERTICES
-    # Exact zeros and ones where the ellipse touches its box, so the box survives rounding.
-    share = np.round((1 + np.stack([np.cos(angle), np.sin(angle)])) / 2, 12)
-    points = []
-    for k in range(VERTICES):
-        x, y = (low + (high - low) * share[:, k]).T
-        points.append((decimals(x, 2), decimals(y, 2)))
+    """Closed ring through the middle of each side of the box."""
+    points = ellipse(boxes, offset)
     for k, (x_text, y_text) in enumerate([*points, points[0]]):
         yield b",[" if k else b"["
         yield x_text
@@ -151,174 +190,159 @@ def _classification(cells: Detections, colors: Mapping[str, Color]) -> Piece:
     return words(texts)[cells.class_ids]
 
 
-def _measurement(name: str, values: NDArray[Any]) -> Iterator[Piece | bytes]:
-    """``,"name":value``, or nothing where the value is not a number: JSON has no NaN."""
-    if values.dtype.kind not in "buif":
-        return
-    key = words([f",{json.dumps(name, ensure_ascii=False)}:"])
-    missing = ~np.isfinite(values.astype(np.float64))
-    yield blank(np.repeat(key, len(values), axis=0), missing)
-    yield decimals(values, 4 if values.dtype.kind == "f" else 0)
+def _area(key: str, area: Area, offset: tuple[float, float]) -> bytes:
+    """An annotation whose coordinates come back as they are."""
+    ring = (area.corners - offset).tolist()
+    name, color = AREA_CLASSES[area.kind]
+    feature = {
+        "type": "Feature",
+        "id": str(_area_id(key)),
+        "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+        "properties": {
+            "objectType": "annotation",
+            "name": area.name,
+            "classification": {"name": name, "color": list(color)},
+            "metadata": {AREA_KIND: area.kind, AREA_KEY: key},
+        },
+    }
+    return json.dumps(feature, ensure_ascii=False, separators=(",", ":")).encode() + b",\n"
 
 
-class _Stream:
-    """The features of a file, decoded one at a time from a bounded buffer."""
-
-    _FEATURES = re.compile(r'"features"\s*:\s*\[')
-    _BETWEEN = re.compile(r"[\s,]*")
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._text = ""
-        self._at = 0
-        self._ended = False
-        self._decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-
-    def head(self) -> dict[str, Any]:
-        """Everything before the first feature."""
-        self._fill(_CHUNK)
-        if self._text.lstrip("\ufeff \t\r\n").startswith("["):
-            self._at = self._text.index("[") + 1
-            return {}
-        while (found := self._FEATURES.search(self._text)) is None:
-            if self._ended or len(self._text) > MAX_HEAD_CHARS:
-                raise _refused("no list of features", "a GeoJSON FeatureCollection")
-            self._fill(_CHUNK)
-        head = self._parse(self._text[: found.end()].lstrip("\ufeff") + "]}", 0)[0]
-        if not isinstance(head, dict) or head.get("type") != "FeatureCollection":
-            raise _refused("another kind of JSON", "a GeoJSON FeatureCollection")
-        self._at = found.end()
-        return head
-
-    def features(self) -> Iterator[dict[str, Any]]:
-        """Each feature; refuses one that is too large, too deep or not an object."""
-        while True:
-            between = self._BETWEEN.match(self._text, self._at)
-            self._at = self._at if between is None else between.end()
-            if self._at == len(self._text):
-                if self._ended:
-                    raise _refused("the end of the file inside the list", "a complete file")
-                self._fill(_CHUNK)
-            elif self._text[self._at] == "]":
-                return
-            else:
-                yield self._feature()
-
-    def _feature(self) -> dict[str, Any]:
-        size = _CHUNK
-        while True:
-            try:
-                value, end = self._parse(self._text, self._at)
-            except json.JSONDecodeError as error:
-                # Wrong JSON fails at once; cut-off JSON fails at its end and needs more text.
-                if self._ended or len(self._text) - self._at > MAX_FEATURE_CHARS:
-                    raise _refused(str(error)[:100], "features of GeoJSON") from error
-                # All that is left belongs to this one feature: count before parsing again.
-                if self._text.count("[", self._at) > MAX_VERTICES:
-                    raise _refused(
-                        "a feature with too many vertices", f"at most {MAX_VERTICES}"
-                    ) from error
-                self._fill(size)
-                size *= 2
-                continue
-            if not isinstance(value, dict):
-                raise _refused("something else in the list", "features of GeoJSON")
-            self._at = end
-            return value
-
-    def _parse(self, text: str, at: int) -> tuple[Any, int]:
-        try:
-            return self._decoder.raw_decode(text, at)
-        except RecursionError as error:
-            raise _refused("nesting deeper than any feature has", "features of GeoJSON") from error
-
-    def _fill(self, size: int) -> None:
-        self._text, self._at = self._text[self._at :], 0
-        more = self._file.read(size)
-        # A multi-byte character may be cut; three more bytes at most complete it.
-        while more and not self._ended:
-            try:
-                self._text += more.decode("utf-8")
-                return
-            except UnicodeDecodeError as error:
-                extra = self._file.read(1) if error.end == len(more) else b""
-                if not extra:
-                    raise _refused("bytes that are not UTF-8", "a GeoJSON file") from error
-                more += extra
-        self._ended = True
+def _area_id(key: str) -> uuid.UUID:
+    """QuPath wants a UUID: the area's own id where it is one, else one made from it."""
+    try:
+        return uuid.UUID(key)
+    except ValueError:
+        return uuid.uuid5(uuid.NAMESPACE_OID, key)
 
 
-class _Collector:
+class FeatureCollector:
     """Features on their way to columns."""
 
     def __init__(self, head: dict[str, Any]) -> None:
         about = head.get(MEMBER)
         self._about = about if isinstance(about, dict) else {}
-        self._boxes: list[tuple[float, float, float, float]] = []
-        self._scores: list[float] = []
-        self._classes: list[int] = []
+        self._boxes, self._scores = array("d"), array("d")
+        self._classes = array("q")
         self._names: dict[str, int] = {}
-        self._measured: dict[str, dict[int, float]] = {}
-        self._ids: set[bytes] = set()
-
-    def collect(self, features: Iterator[dict[str, Any]]) -> Detections:
+        self._measured = Measured()
+        self._ids: list[str] = []
+        self._seen: set[str] = set()
+        self._said: dict[int, tuple[str, str]] = {}
+        self._texts: dict[tuple[str, str], tuple[str, str]] = {}
+        self._areas: dict[str, Area] = {}
         try:
             for name in self._about.get("class_names", ()):
                 self._names.setdefault(str(name), len(self._names))
-            for feature in features:
-                self._add(feature)
-            return self._table()
+            x, y = self._about.get("offset", (0, 0))
+            self._offset = (float(x), float(y))
+        except (TypeError, ValueError) as error:
+            raise _refused(str(error)[:150], "class names and an offset") from error
+
+    def add(self, feature: dict[str, Any]) -> None:
+        """Take one more feature; `ExportError` when it is not a cell or one of our areas."""
+        try:
+            self._add(feature)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _refused(f"{type(error).__name__}: {error}"[:150], "cells as polygons") from error
 
+    def rows(self) -> CellRows:
+        """All that was taken."""
+        try:
+            return self._rows()
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise _refused(f"{type(error).__name__}: {error}"[:150], "cells as polygons") from error
+
     def _add(self, feature: dict[str, Any]) -> None:
-        row = len(self._boxes)
+        row = len(self._ids)
         if row >= MAX_CELLS:
             raise _refused(f"more than {MAX_CELLS} features", "fewer cells")
-        self._check_id(feature.get("id"))
-        self._boxes.append(_box(feature["geometry"]))
+        name = self._checked_id(feature.get("id"))
         properties = feature.get("properties") or {}
-        name = (properties.get("classification") or {}).get("name", UNKNOWN_NAME)
-        known = name in self._names
-        if name == UNKNOWN_NAME and not known:
-            self._classes.append(UNKNOWN)
-        else:
-            self._classes.append(self._names.setdefault(str(name), len(self._names)))
-        measured = dict(_measurements(properties.get("measurements")))
-        self._scores.append(measured.pop("score", 1.0))
-        for key, value in measured.items():
-            self._measured.setdefault(key, {})[row] = value
-
-    def _check_id(self, found: Any) -> None:
-        if found is None:
+        if (area := read_area(feature, self._offset)) is not None:
+            self._areas[area[0]] = area[1]
             return
-        key = str(found)[:64].encode("utf-8", "replace")
-        if key in self._ids:
-            raise _refused("an id that comes twice", "unique ids")
-        self._ids.add(key)
+        self._boxes.extend(box_of(feature["geometry"]))
+        self._ids.append(name)
+        self._classes.append(self._class(properties.get("classification")))
+        measured = dict(read_measurements(properties.get("measurements")))
+        self._scores.append(measured.pop("score", 1.0))
+        self._measured.add(row, measured)
+        told = read_said(properties.get("metadata"))
+        if told is not None:
+            # One tuple for all cells of which the same is said.
+            self._said[row] = self._texts.setdefault(told, told)
 
-    def _table(self) -> Detections:
-        count = len(self._boxes)
-        boxes = np.array(self._boxes, np.float64).reshape(-1, 4)
-        boxes += np.tile(np.array(self._about.get("offset", (0, 0)), np.float64), 2)
-        columns = {}
-        for name, values in self._measured.items():
-            column = np.full(count, np.nan, np.float32)
-            column[list(values)] = list(values.values())
-            columns[name] = column
+    def _class(self, classification: Any) -> int:
+        name = class_of(classification) or UNKNOWN_NAME
+        if name == UNKNOWN_NAME and name not in self._names:
+            return UNKNOWN
+        return self._names.setdefault(name, len(self._names))
+
+    def _checked_id(self, found: Any) -> str:
+        if found is None:
+            return ""
+        key = str(found)[:64]
+        if key in self._seen:
+            raise _refused("an id that comes twice", "unique ids")
+        self._seen.add(key)
+        return key
+
+    def _rows(self) -> CellRows:
+        count = len(self._ids)
+        boxes = np.array(self._boxes, np.float64).reshape(-1, 4) + np.tile(self._offset, 2)
         source = self._about.get("source")
-        return Detections(
+        cells = Detections(
             boxes.astype(np.float32),
             np.array(self._scores, np.float32),
             np.array(self._classes, np.int16),
             tuple(self._names),
             None,
-            columns,
+            self._measured.columns(count),
             Source.from_json(json.dumps(source)) if isinstance(source, dict) else Source(),
         )
+        return CellRows(cells, self._own_ids(cells), *self._corrections(count), self._areas)
+
+    def _own_ids(self, cells: Detections) -> NDArray[np.uint64]:
+        """The file's ids where all cells have a UUID, else ids as a plain result has them."""
+        try:
+            return from_text(self._ids)
+        except ValueError:
+            return cell_ids(cells)
+
+    def _corrections(self, count: int) -> tuple[Any, Any]:
+        if not self._said and not self._areas and not self._about.get("corrected"):
+            return None, None
+        told = [self._said.get(row, ("claimed", "")) for row in range(count)]
+        status = status_numbers(np.array([s for s, _ in told], np.str_))
+        return status, np.array([a for _, a in told], np.str_)
 
 
-def _box(geometry: dict[str, Any]) -> tuple[float, float, float, float]:
+def read_area(feature: Mapping[str, Any], offset: tuple[float, float]) -> tuple[str, Area] | None:
+    """Id and outline of an annotation that `write_geojson` wrote; None for any other feature."""
+    properties = feature.get("properties") or {}
+    about = properties.get("metadata") or {}
+    if properties.get("objectType") != "annotation" or AREA_KEY not in about:
+        return None
+    geometry = feature["geometry"]
+    box_of(geometry)
+    if geometry["type"] != "Polygon" or len(geometry["coordinates"]) != 1:
+        raise ValueError("an area with holes or parts")
+    ring = np.array([p[:2] for p in geometry["coordinates"][0][:-1]], np.float64) + offset
+    outline = tuple((float(x), float(y)) for x, y in ring)
+    name = str(properties.get("name") or "")
+    return str(about[AREA_KEY]), Area(outline, known_kind(about.get(AREA_KIND)), name)
+
+
+def class_of(classification: Any) -> str:
+    """Name of a class as QuPath writes it now (``names``) and wrote it once; empty for none."""
+    found = classification or {}
+    names = found.get("names")
+    return ": ".join(str(n) for n in names) if names else str(found.get("name") or "")
+
+
+def box_of(geometry: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """xyxy around a Polygon or MultiPolygon; `ExportError` for anything else."""
     kind, coordinates = geometry["type"], geometry["coordinates"]
     if kind == "Polygon":
         rings: Sequence[Any] = coordinates[:1]
@@ -334,19 +358,6 @@ def _box(geometry: dict[str, Any]) -> tuple[float, float, float, float]:
     if not all(abs(v) < 1e9 for v in box):
         raise _refused("coordinates beyond any slide", "finite pixels")
     return box
-
-
-def _measurements(found: Any) -> Iterator[tuple[str, float]]:
-    """Measurements as QuPath writes them now (an object) and wrote them once (a list)."""
-    if isinstance(found, list):
-        found = {item["name"]: item["value"] for item in found}
-    for name, value in (found or {}).items():
-        if isinstance(value, int | float):
-            yield str(name), float(value)
-
-
-def _refuse_constant(text: str) -> None:
-    raise _refused(text, "finite numbers")
 
 
 def _refused(found: str, expected: str) -> CellDETRError:
