@@ -161,15 +161,23 @@ class JournalFile:
                 continue
             if not chunk:
                 return
-            yield from chunk
-            after = chunk[-1].seq
+            for row in chunk:
+                if after == last:
+                    return
+                if not after < row.seq <= last:
+                    raise DamagedJournalError(after, "entries are not in order")
+                after = row.seq
+                yield row
 
     def rows_back(self, before: int) -> Iterator[Row]:
         """Rows with seq < `before`, the newest first and without payloads."""
         columns = _COLUMNS.replace("payload", "x''")
         while chunk := self._some("seq < ? ORDER BY seq DESC", before, columns=columns):
-            yield from chunk
-            before = chunk[-1].seq
+            for row in chunk:
+                if not 0 < row.seq < before:
+                    raise DamagedJournalError(0, "entries are not in order")
+                before = row.seq
+                yield row
 
     def row(self, seq: int) -> Row | None:
         """One row, unchecked."""
