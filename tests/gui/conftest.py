@@ -45,6 +45,12 @@ def pytest_collection_modifyitems(items):
 SMALL = {"tile_px": 256, "halo_px": 32, "tissue_only": False}
 
 
+@pytest.fixture(autouse=True)
+def _own_project(tmp_path, monkeypatch):
+    """What docks keep goes into a project of the test's own."""
+    monkeypatch.setenv("CELLDETR_PROJECT", str(tmp_path / "project"))
+
+
 @pytest.fixture
 def field_image():
     """A drawn field (720, 960, 3) with a cell about every 24 px."""

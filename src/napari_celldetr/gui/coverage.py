@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
@@ -126,7 +128,7 @@ class Coverage:
         return {
             "core": self.core,
             "size": list(self.size),
-            "seen": [bytes(row).hex() for row in self.seen],
+            "seen": base64.b64encode(zlib.compress(self.seen.tobytes())).decode(),
             "whole": np.argwhere(self._whole).tolist(),
             "parts": parts,
         }
@@ -136,10 +138,13 @@ class Coverage:
         """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
         width, height = (int(v) for v in kept["size"])
         coverage = cls((width, height), int(kept["core"]))
-        seen = np.array([list(bytes.fromhex(row)) for row in kept["seen"]], np.uint8)
-        if seen.shape != coverage.seen.shape or seen.max(initial=0) > max(Seen):
-            raise ValueError(f"coverage of shape {seen.shape}")
-        coverage.seen = seen
+        packed = zlib.decompressobj().decompress(
+            base64.b64decode(kept["seen"]), coverage.seen.size + 1
+        )
+        seen = np.frombuffer(packed, np.uint8)
+        if seen.size != coverage.seen.size or seen.max(initial=0) > max(Seen):
+            raise ValueError(f"coverage of {seen.size} pixels")
+        coverage.seen[:] = seen.reshape(coverage.seen.shape)
         for row, column in kept["whole"]:
             coverage._whole[row, column] = True
         for row, column, *parts in kept["parts"]:

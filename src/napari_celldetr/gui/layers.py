@@ -154,6 +154,12 @@ def edge_data(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(edges.transpose(3, 0, 1, 2).reshape(-1, 2, 2))
 
 
+def line_data(corners: NDArray[np.floating]) -> NDArray[np.float32]:
+    """A closed line through corners (M, 2) x, y as napari Vectors data (M, 2, 2)."""
+    start = corners[:, ::-1] - HALF
+    return np.stack((start, np.roll(start, -1, axis=0) - start), axis=1).astype(np.float32)
+
+
 HATCHES = 8
 
 

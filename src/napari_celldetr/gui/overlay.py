@@ -32,6 +32,7 @@ from napari_celldetr.gui.layers import (
     class_rgba,
     edge_data,
     hatch_data,
+    line_data,
     point_data,
     raster_colors,
     typical_size,
@@ -51,6 +52,7 @@ LINE_PX = 2.2
 USUAL_NUCLEUS_UM = 8.0
 """Before cells are known; what is drawn never follows a median more than twice off."""
 HATCH_COLORS = {"failed": (0.85, 0.1, 0.7, 0.9), "saturated": (0.95, 0.55, 0.0, 0.9)}
+SKETCH_COLOR = (0.0, 0.95, 0.95, 1.0)
 HATCH_WORDS = {"failed": "could not be analysed", "saturated": "too many cells"}
 DISTANCES = ("far", "mid", "near")
 NO_ROWS: Rows = np.zeros(0, np.int64)
@@ -140,6 +142,7 @@ class Overlay:
         self.selected: Rows = np.zeros(0, np.int64)
         self._ours = False
         self._listening = False
+        self._sketched = False
         self._drawn: tuple[Any, ...] = ()
         self._version = 0
         self._usual_px = USUAL_NUCLEUS_UM / (frame.mpp[0] if frame.mpp else 0.5)
@@ -329,6 +332,33 @@ class Overlay:
             lowest = min(self._viewer.layers.index(x) for x in self._layers.values())
             self._viewer.layers.move(self._viewer.layers.index(layer), lowest)
         self._layers["coverage"] = layer
+
+    def sketch(self, corners: NDArray[np.floating] | None, *, zoom: float) -> None:
+        """A closed line while it is drawn, (M, 2) x, y in level-0 px; None takes it away."""
+        layer = self._layers.get("sketch")
+        if corners is None or len(corners) < 2:
+            if layer is not None and len(layer.data):
+                layer.data = np.zeros((0, 2, 2), np.float32)
+            return
+        if layer is None:
+            if self._sketched:
+                return
+            layer = Vectors(
+                np.zeros((0, 2, 2), np.float32),
+                ndim=2,
+                name=f"{self.name} drawing",
+                vector_style="line",
+                edge_color=np.array([SKETCH_COLOR]),
+                **self.frame.layer_options(),
+            )
+            layer.editable = False
+            self._sketched = True
+            with _same_selection(self._viewer):
+                self._viewer.add_layer(layer)
+            self._layers["sketch"] = layer
+        layer.edge_width = 2.0 ** np.round(np.log2(LINE_PX / zoom))
+        layer.data = line_data(np.asarray(corners, np.float64))
+        layer.edge_color = np.array([SKETCH_COLOR])
 
     def _hatch(self, tile: Tile, state: str) -> None:
         tiles = self._hatched[state]

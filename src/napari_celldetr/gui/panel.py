@@ -59,6 +59,7 @@ class JobRunner(QObject):
         super().__init__(parent)
         self.run = 0
         self._thread: JobThread | None = None
+        self._discard: Callable[[Any], None] | None = None
         # A dying QObject may call neither its own methods nor its children's: a plain list may.
         last: list[JobThread] = []
         self._last = last
@@ -72,11 +73,17 @@ class JobRunner(QObject):
         """Whether a run has not yet told how it ended."""
         return self._thread is not None
 
-    def start(self, make_job: Callable[[], Job[Any]]) -> int:
-        """Run a job in a thread of its own; returns the number of the run."""
+    def start(
+        self, make_job: Callable[[], Job[Any]], *, discard: Callable[[Any], None] | None = None
+    ) -> int:
+        """Run a job in a thread of its own; returns the number of the run.
+
+        `discard` gets a result that nobody will hear of, because the run was abandoned.
+        """
         self.abandon()
         self.run += 1
-        self._thread = JobThread(make_job)
+        self._discard = discard
+        self._thread = JobThread(make_job, discard=discard)
         self._last[:] = [self._thread]
         self._thread.start()
         self._timer.start()
@@ -89,10 +96,14 @@ class JobRunner(QObject):
 
     def abandon(self) -> None:
         """Stop the run and hear no more of it."""
-        if self._thread is not None:
-            self._thread.stop()
-        self._thread = None
+        thread, self._thread = self._thread, None
         self._timer.stop()
+        if thread is None:
+            return
+        thread.stop()
+        while (message := thread.take()) is not None:
+            if isinstance(message, Done) and self._discard is not None:
+                self._discard(message.result)
 
     def _poll(self) -> None:
         until = time.perf_counter() + SLICE_S

@@ -6,12 +6,12 @@ done by jobs, whose results it takes over.
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
 
@@ -19,21 +19,28 @@ from napari_celldetr.core.annotations import Annotations, CorrectedCells, Edit
 from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.claims import Rows
 from napari_celldetr.core.detections import Detections
-from napari_celldetr.core.errors import AnnotationError
+from napari_celldetr.core.errors import AnnotationError, CellDETRError
 from napari_celldetr.core.progress import TileEvent
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.coverage import Coverage
 from napari_celldetr.gui.detect_job import Earlier
+from napari_celldetr.gui.keeping import Kept, Result, close_kept, open_job, save_job
+from napari_celldetr.gui.keeping import close as shut
 from napari_celldetr.gui.layers import BOUNDS_KEY, Frame
 from napari_celldetr.gui.overlay import NO_ROWS, Overlay, camera_of, view_of
+from napari_celldetr.gui.panel import JobRunner
 from napari_celldetr.gui.prepared import Prepared
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.pipeline.cell_ids import cell_ids
 from napari_celldetr.pipeline.measure import size_columns
+from napari_celldetr.pipeline.project import user_name
+from napari_celldetr.pipeline.project_record import SlideRecord
 from napari_celldetr.pipeline.reapply import Conflict, seen_in_areas
 
 REST_MS = 150
 """The camera has come to rest after this."""
+NEARBY, FEW_NEARBY = 8, 5
+"""How many nuclei far cells are like their neighbours, and how many of these it takes."""
 SESSION_KEY = "celldetr_session"
 Color = tuple[int, int, int]
 SPARE_COLORS: tuple[Color, ...] = (
@@ -61,14 +68,19 @@ class SlideSession(QObject):
         An edit was made, taken back, or saved.
     claims_changed
         The model's claims are others: conflicts may be.
+    opened
+        The record was opened, or something about saving is to be told (`problems`).
     closed
         The slide's layer is gone.
+
+    `state` is ``opening``, ``open``, ``unsaved`` (the project cannot be used) or empty.
     """
 
     cells_changed = Signal()
     selection_changed = Signal()
     journal_changed = Signal()
     claims_changed = Signal()
+    opened = Signal()
     closed = Signal()
 
     def __init__(self, viewer: Any, layer: Any, *, author: str = "") -> None:
@@ -87,6 +99,14 @@ class SlideSession(QObject):
         self.weights = ""
         self.read_only = ""
         self.users: set[int] = set()
+        self.state = ""
+        self.problems: tuple[str, ...] = ()
+        self._record: SlideRecord | None = None
+        self._moved = False
+        self._opener, self._saver = JobRunner(self), JobRunner(self)
+        self._opener.finished.connect(self._on_opened)
+        self._opener.failed.connect(self._on_open_failed)
+        self._saver.failed.connect(self._on_save_failed)
         self._merged: Detections | None = None
         self._identity: tuple[Any, ...] = ()
         self._colors: dict[str, Color] = {}
@@ -99,10 +119,12 @@ class SlideSession(QObject):
         self._rest.timeout.connect(self.refresh)
 
     def join(self, user: object) -> None:
-        """A dock works with it from now on; the first one lets it follow the viewer."""
-        if not self.users:
-            self._listen(True)
+        """A dock works with it from now on; the first one opens the slide's record."""
+        first = not self.users
         self.users.add(id(user))
+        if first:
+            self._listen(True)
+            self._open()
 
     def leave(self, user: object) -> None:
         """A dock is done with it; after the last one it rests, and its layers stay."""
@@ -110,6 +132,8 @@ class SlideSession(QObject):
             self.users.discard(id(user))
             if not self.users:
                 self._listen(False)
+                self._keep_view()
+                self._shut()
 
     def close(self) -> None:
         """The slide's layer is gone."""
@@ -117,6 +141,7 @@ class SlideSession(QObject):
         if self.users:
             self.users.clear()
             self._listen(False)
+        self._shut()
         self.closed.emit()
 
     def _listen(self, follow: bool) -> None:
@@ -135,6 +160,112 @@ class SlideSession(QObject):
     def _on_removed(self, event: Any) -> None:
         if event.value is self.layer or event.value == self.layer:
             self.close()
+
+    # The slide's record -----------------------------------------------------------------
+
+    def _open(self) -> None:
+        source, author = source_of_layer(self.layer, mpp=self.frame.mpp), self.author
+        self.state = "opening"
+        self._opener.start(
+            lambda: open_job(source, author=author),
+            discard=close_kept,
+        )
+
+    def _on_opened(self, kept: Kept) -> None:
+        self.state, self.problems = "open", kept.problems
+        self._record = kept.record
+        result = kept.result
+        if result is not None and self._merged is None and not len(self._blocks_of_run()):
+            self._show_result(result)
+        pending, self._done, self._undone = self._done, [], []
+        hindrance = kept.record.hindrance if kept.record.read_only else ""
+        self.use_journal(kept.writer, kept.annotations, read_only=hindrance)
+        for edit in [] if hindrance else pending:
+            self.edit(edit)
+        if kept.view and not self._moved:
+            self._restore(kept.view)
+        self.opened.emit()
+
+    def _blocks_of_run(self) -> Rows:
+        # Claims that a run has brought while the record was being opened.
+        return np.flatnonzero(self.cells.status == 0)
+
+    def _show_result(self, result: Result) -> None:
+        self._colors |= result.colors
+        names = result.cells.claims.table.class_names
+        colors = [self._colors[name] for name in names]
+        self.start_over(names, colors, result.threshold)
+        self.model, self.weights = result.model, result.weights
+        self._identity = result.identity
+        if result.coverage is not None and self.overlay is not None:
+            self.overlay.show_coverage(result.coverage)
+        self.take(result.cells, keep=False)
+
+    def _on_open_failed(self, error: CellDETRError) -> None:
+        self.state, self.problems = "unsaved", (str(error),)
+        self.opened.emit()
+
+    def _keep(self) -> None:
+        """Save the claims as they are now, in the background."""
+        record, table = self._record, self._merged
+        if record is None or record.read_only or table is None:
+            return
+        coverage = self.coverage.to_json() if self.coverage is not None else None
+        threshold, identity = self.cells.threshold, self._identity
+        colors = dict(self.color_names)
+        self._saver.start(
+            lambda: save_job(
+                record,
+                table,
+                threshold=threshold,
+                identity=identity,
+                colors=colors,
+                coverage=coverage,
+            )
+        )
+
+    def _on_save_failed(self, error: CellDETRError) -> None:
+        self.problems = (*self.problems, str(error))
+        self.opened.emit()
+
+    def _keep_view(self) -> None:
+        if self._record is None or self._record.read_only:
+            return
+        camera = camera_of(self.viewer)
+        view = {
+            "center": [float(v) for v in camera.center[-2:]],
+            "zoom": float(camera.zoom),
+            "threshold": float(self.cells.threshold),
+        }
+        try:
+            self._record.save_view(view)
+        except CellDETRError as error:
+            # Where one looked last is no loss; a disk that fails is told with the corrections.
+            self.problems = (*self.problems, str(error))
+
+    def _restore(self, view: Mapping[str, Any]) -> None:
+        try:
+            y, x = (float(v) for v in view["center"])
+            zoom, threshold = float(view["zoom"]), float(view["threshold"])
+        except (KeyError, TypeError, ValueError):
+            return
+        if not np.isfinite([y, x, zoom, threshold]).all() or zoom <= 0:
+            return
+        camera = camera_of(self.viewer)
+        camera.center, camera.zoom = (*camera.center[:-2], y, x), zoom
+        if 0 < threshold < 1:
+            self.set_threshold(threshold)
+
+    def _shut(self) -> None:
+        """Let go of the record: what is not on disk yet is written first."""
+        self._opener.abandon()
+        writer, record = self._journal, self._record
+        self._journal = self._record = None
+        self.state = ""
+        trouble = shut(record, writer)
+        if trouble:
+            self.problems = (*self.problems, trouble)
+            show_error(trouble)
 
     # Claims -----------------------------------------------------------------------------
 
@@ -206,8 +337,8 @@ class SlideSession(QObject):
         if self.overlay is not None:
             self.overlay.add_tile(event.tile, event.detections, event.state, within=within)
 
-    def take(self, cells: Prepared) -> None:
-        """The merged result of a run, or what an earlier sitting left."""
+    def take(self, cells: Prepared, *, keep: bool = True) -> None:
+        """The merged result of a run, which is kept in the project, or what came from there."""
         if self.overlay is None:
             return
         self._merged = cells.claims.table
@@ -217,6 +348,8 @@ class SlideSession(QObject):
         self.refresh()
         self.claims_changed.emit()
         self.cells_changed.emit()
+        if keep:
+            self._keep()
 
     # Colours and figures ----------------------------------------------------------------
 
@@ -375,9 +508,21 @@ class SlideSession(QObject):
         side = max(x1 - x0, y1 - y0) * float(np.mean(self.frame.scale))
         camera.zoom = max(camera.zoom, px_on_screen / side)
 
+    def usual_size(self, xy: tuple[float, float]) -> float:
+        """Side of a usual nucleus near a place, in level-0 px: the median of those around."""
+        usual = self.overlay.nucleus_px if self.overlay is not None else 16.0
+        reach = round(NEARBY * usual)
+        x, y = round(xy[0]), round(xy[1])
+        rows = self.cells.rows_in(Region(x - reach, y - reach, 2 * reach, 2 * reach))
+        if len(rows) < FEW_NEARBY:
+            return usual
+        boxes = self.cells.boxes[rows]
+        return float(np.median(boxes[:, 2:] - boxes[:, :2]))
+
     # Drawing and files ------------------------------------------------------------------
 
     def _on_camera(self, event: Any = None) -> None:
+        self._moved = True
         if self.overlay is not None:
             self._rest.start()
 
@@ -402,14 +547,6 @@ class SlideSession(QObject):
         now = self.corrected()
         export(now, path, slide=self if self.bounds else None, colors=dict(self.color_names))
         return len(now)
-
-
-def user_name() -> str:
-    """Who sits here, as the system knows them."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return "unknown user"
 
 
 class _Held:

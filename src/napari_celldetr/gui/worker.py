@@ -52,15 +52,18 @@ class JobThread:
     napari's own workers swallow `RuntimeError` (torch's out-of-memory included), leave the
     generator open after an abort and change the process-wide warning filters while they run.
     Here the thread shares nothing with Qt: the owner asks with `take`, so that a closed window
-    leaves nothing that a late signal could reach. A dropped `JobThread` stops its job.
+    leaves nothing that a late signal could reach. A dropped `JobThread` stops its job. `discard`
+    gets the result of a job that was stopped too late, for what must be closed.
     """
 
-    def __init__(self, make_job: Callable[[], Job[Any]]) -> None:
+    def __init__(
+        self, make_job: Callable[[], Job[Any]], *, discard: Callable[[Any], None] | None = None
+    ) -> None:
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=_work,
-            args=(make_job, self._messages.put, self._stop),
+            args=(make_job, self._messages.put, self._stop, discard),
             name="celldetr-job",
             daemon=True,
         )
@@ -108,9 +111,16 @@ def _stop_all() -> None:
 
 
 def _work(
-    make_job: Callable[[], Job[Any]], put: Callable[[Message], None], stop: threading.Event
+    make_job: Callable[[], Job[Any]],
+    put: Callable[[Message], None],
+    stop: threading.Event,
+    discard: Callable[[Any], None] | None,
 ) -> None:
-    put(_run(make_job, put, stop))
+    message = _run(make_job, put, stop)
+    if isinstance(message, Done) and stop.is_set() and discard is not None:
+        discard(message.result)
+        message = Stopped()
+    put(message)
 
 
 def _run(
