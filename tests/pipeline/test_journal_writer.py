@@ -176,6 +176,14 @@ def test_a_folder_that_is_gone_for_a_while_takes_what_was_kept(path):
     assert words(inside) == [("edit", "before"), ("edit", "meanwhile")]
 
 
+def test_a_journal_to_read_gets_no_writer(path):
+    with (
+        Journal.open(path, author="ada", read_only=True) as journal,
+        pytest.raises(AnnotationError, match="reading only"),
+    ):
+        JournalWriter(journal)
+
+
 def test_giving_up_ends_it(path, disk):
     with Journal.open(path, author="ada") as journal:
         writer = JournalWriter(journal)

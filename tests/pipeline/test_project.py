@@ -286,3 +286,44 @@ def test_work_goes_on_beside_a_damaged_journal(project):
         assert len(journal) == caught.value.intact + 1
     with Journal.open(path, author="", read_only=True) as journal:
         assert len(journal) == caught.value.intact
+
+
+@pytest.fixture
+def powerless(root):
+    """A function that takes away all rights to write in the project, root's own included."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("rights work otherwise on Windows")
+    user = os.geteuid()
+
+    def take_rights():
+        for path in (root.parent, *root.rglob("*"), root):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        if user == 0:
+            os.seteuid(65534)
+
+    yield take_rights
+    if user == 0:
+        os.seteuid(0)
+    for path in (root.parent, root, *root.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_project_on_a_disk_that_cannot_be_written_can_be_read(project, powerless):
+    with project.slide(FACTS) as record, record.journal() as journal:
+        journal.append(add())
+        record.save_cells(table(5, seed=1))
+    powerless()
+    project = Project.open(project.folder, author="bob")
+    with project.slide(project.slides()[0]) as record:
+        assert (record.read_only, record.holder) == (True, None)
+        assert "cannot be locked" in record.hindrance
+        with record.journal() as journal:
+            assert len(journal.annotations()) == 1
+        assert record.latest_cells()[0] == table(5, seed=1)
+        path = record.journal_path
+    with pytest.raises(AnnotationError, match="read-only"):
+        Journal.open(path, author="bob")
+    with pytest.raises(AnnotationError, match="cannot be written"):
+        project.slide(SlideFacts("t", "b" * 64, (1, 1)))
+    with pytest.raises(AnnotationError, match="cannot be written"):
+        Project.open(project.folder.parent / "new")

@@ -254,20 +254,12 @@ class JournalFile:
     def _open_reader(self) -> None:
         if self.read_only and not (self.path.exists() and self.path.stat().st_size):
             return
-        reader = _connect(self.path, "ro")
         try:
-            if _is_ours(reader):
-                self._reader = reader
+            self._reader = _reading(self.path, "ro")
         except sqlite3.OperationalError as error:
             if not _may_be_unwritable_folder(error, self.path):
                 raise
-            reader.close()
-            reader = _connect(self.path, "ro&immutable=1")
-            if _is_ours(reader):
-                self._reader = reader
-        finally:
-            if self._reader is not reader:
-                reader.close()
+            self._reader = _reading(self.path, "ro&immutable=1")
 
     # -- appending -----------------------------------------------------------------------
 
@@ -316,6 +308,19 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _reading(path: Path, mode: str) -> sqlite3.Connection | None:
+    """A connection to a journal, None for an empty file, an error for anything else."""
+    reader = _connect(path, mode)
+    try:
+        if _is_ours(reader):
+            return reader
+    except BaseException:
+        reader.close()
+        raise
+    reader.close()
+    return None
 
 
 def _is_ours(db: sqlite3.Connection) -> bool:

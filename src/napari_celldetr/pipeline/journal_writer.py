@@ -58,10 +58,17 @@ class JournalWriter:
     """Takes what a person does to one journal. While it lives, nobody else may write to that.
 
     `append`, `undo` and `redo` return at once; `state` says what is on disk. Ask it as often as
-    you like, e.g. from a timer.
+    you like, e.g. from a timer. A journal opened read-only is refused (`AnnotationError`).
     """
 
     def __init__(self, journal: Journal) -> None:
+        if journal.read_only:
+            raise AnnotationError(
+                "This journal is open for reading only.",
+                expected="a journal opened for writing",
+                found="a read-only one; somebody else may be writing to it",
+                remedy="take the slide over when nobody else has it open",
+            )
         self.journal = journal
         undo, redo = journal.steps()
         self._undo = [_Step(step.what, seq=step.seq) for step in undo]

@@ -58,10 +58,14 @@ class SlideLock:
         try:
             path = inside(self._root, self._folder / LOCK)
             self._lock = try_lock(path, seconds=WAIT_S)
+            if self._lock is not None and not _writable(path):
+                # SQLite would grant this "lock" to any number of readers.
+                self.release()
+                self.hindrance = "The slide's folder cannot be locked: it is read-only."
         except AnnotationError as error:
             self.hindrance = str(error)
         except sqlite3.Error as error:
-            self.hindrance = f"The folder cannot be locked ({error})."
+            self.hindrance = f"The slide's folder cannot be locked ({error})."
         if self._lock is None:
             if not self.hindrance:
                 self.taken, self.hindrance = True, f"It is open elsewhere: {self.holder()}."
@@ -78,7 +82,7 @@ class SlideLock:
         """Let others in; may be called twice."""
         if self._lock is None:
             return
-        # Before the lock is gone: afterwards it would be the next one's.
+        # Before the lock is gone: afterwards the note would be the next one's.
         with contextlib.suppress(OSError):  # It is only a note; the lock is what counts.
             (self._folder / HOLDER).unlink(missing_ok=True)
         self._lock.close()
@@ -97,6 +101,10 @@ class SlideLock:
             pid if isinstance(pid, int) else 0,
             _line(said.get("since")) or "an unknown time",
         )
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _line(value: Any) -> str:
