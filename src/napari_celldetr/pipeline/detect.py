@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numpy as np
-
 from napari_celldetr import __version__
 from napari_celldetr.core.config import DetectConfig, check, to_json
 from napari_celldetr.core.detections import Detections, Source
@@ -40,7 +38,8 @@ from napari_celldetr.pipeline.ledger import (
     run_key,
     thread_count,
 )
-from napari_celldetr.pipeline.measure import DIAMETER, size_columns
+from napari_celldetr.pipeline.measure import size_columns
+from napari_celldetr.pipeline.self_check import check_cells
 from napari_celldetr.pipeline.tiles import Geometry, SlideLike, inside, plan_geometry
 
 F = TypeVar("F")
@@ -48,7 +47,6 @@ F = TypeVar("F")
 REUSED = "reused"
 _WAIT_S = 0.2
 _RECALL = 64
-_PLAUSIBLE_DIAMETER_UM = (4.0, 16.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,15 +264,8 @@ class _Run:
                 f"No cells in {looked_at} tiles with tissue. Check the pixel size "
                 f"({self.geometry.mpp[0]:.4g} µm/px, from: {source}) and the model's stain."
             )
-        if len(cells) < 50:
-            return
-        median = float(np.median(cells.columns[DIAMETER]))
-        low, high = _PLAUSIBLE_DIAMETER_UM
-        if not low <= median <= high:
-            yield (
-                f"The median nucleus is {median:.1f} µm wide; {low:g} to {high:g} µm is usual. "
-                "Check the pixel size: it looks about two times off."
-            )
+        findings = check_cells(cells, self.geometry.mpp, card=self.card)
+        yield from (finding.text for finding in findings if finding.level == "doubt")
 
     def progress(
         self, report: DetectReport, *, events: Sequence[TileEvent] = (), message: str = ""
