@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_celldetr.core.annotations import Status
 from napari_celldetr.core.detections import Detections
-from napari_celldetr.pipeline.cell_rows import AUTHOR, STATUS, WORDS, CellRows
+from napari_celldetr.pipeline.cell_rows import (
+    AUTHOR,
+    STATUS,
+    STATUS_OF,
+    WORDS,
+    CellRows,
+    status_numbers,
+)
 from napari_celldetr.pipeline.text_rows import Piece, blank, decimals, words
 
 VERTICES = 16
@@ -99,10 +107,40 @@ def said(rows: CellRows) -> Piece | None:
 
 
 def read_said(found: Any) -> tuple[str, str] | None:
-    """Status and author as `said` wrote them; None where there is no status."""
-    if not isinstance(found, Mapping) or STATUS not in found:
+    """Status and author as `said` wrote them; None where there is no status that we know."""
+    if not isinstance(found, Mapping) or str(found.get(STATUS)) not in STATUS_OF:
         return None
     return str(found[STATUS]), str(found.get(AUTHOR, ""))
+
+
+class Told:
+    """What is said of cells, on its way to columns; a claim where nothing is.
+
+    `ours` says that we wrote the file: then every cell has a status.
+    """
+
+    def __init__(self, *, ours: bool) -> None:
+        self._ours = ours
+        self._known: dict[tuple[str, str], int] = {(WORDS[Status.CLAIMED], ""): 0}
+        self._which = array("q")
+
+    def add(self, found: Any) -> None:
+        """What the members that `said` wrote say of one more cell."""
+        told = read_said(found)
+        if told is None and self._ours:
+            raise ValueError("a cell without a status")
+        self._which.append(0 if told is None else self._known.setdefault(told, len(self._known)))
+
+    @property
+    def anything(self) -> bool:
+        """Whether any cell is more than a claim."""
+        return len(self._known) > 1
+
+    def columns(self) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+        """Status and authors."""
+        which = np.array(self._which, np.int64)
+        words_, authors = zip(*self._known, strict=True)
+        return status_numbers(np.array(words_))[which], np.array(authors)[which]
 
 
 def _members(values: Mapping[str, str]) -> str:

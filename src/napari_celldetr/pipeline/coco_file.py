@@ -28,9 +28,8 @@ from napari_celldetr.pipeline.cell_rows import (
     Steps,
     areas_from_json,
     areas_to_json,
-    status_numbers,
 )
-from napari_celldetr.pipeline.cell_text import Measured, ellipse, measurements, read_said, said
+from napari_celldetr.pipeline.cell_text import Measured, Told, ellipse, measurements, said
 from napari_celldetr.pipeline.json_stream import JsonStream
 from napari_celldetr.pipeline.text_rows import Piece, decimals, join
 
@@ -149,8 +148,8 @@ class AnnotationCollector:
         self._categories = array("q")
         self._images: set[Any] = set()
         self._ids: list[str] = []
-        self._said: list[tuple[str, str]] = []
-        self._texts: dict[tuple[str, str], tuple[str, str]] = {}
+        about = head.get(MEMBER)
+        self._told = Told(ours=isinstance(about, dict) and bool(about.get("corrected")))
         self._measured = Measured()
 
     def add(self, annotation: dict[str, Any]) -> None:
@@ -180,8 +179,7 @@ class AnnotationCollector:
         self._scores.append(float(annotation.get("score", 1.0)))
         about = annotation.get("attributes") or {}
         self._ids.append(str(about.get(ID, "")))
-        told = read_said(about) or ("claimed", "")
-        self._said.append(self._texts.setdefault(told, told))
+        self._told.add(about)
         numbers = {k: v for k, v in about.items() if isinstance(v, int | float)}
         self._measured.add(row, {k: float(v) for k, v in numbers.items()})
 
@@ -206,9 +204,7 @@ class AnnotationCollector:
         rows = CellRows(cells, self._own_ids(cells), areas=areas_from_json(about.get("areas")))
         if not about.get("corrected"):
             return rows
-        status = status_numbers(np.array([s for s, _ in self._said], np.str_))
-        authors = np.array([a for _, a in self._said], np.str_)
-        return CellRows(cells, rows.ids, status, authors, rows.areas)
+        return CellRows(cells, rows.ids, *self._told.columns(), rows.areas)
 
     def _own_ids(self, cells: Detections) -> NDArray[np.uint64]:
         try:

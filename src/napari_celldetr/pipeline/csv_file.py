@@ -19,17 +19,9 @@ from numpy.typing import NDArray
 from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.detections import Detections, Source
 from napari_celldetr.core.errors import ExportError
-from napari_celldetr.pipeline.cell_ids import cell_ids, come_twice, from_text, letters
-from napari_celldetr.pipeline.cell_rows import (
-    AUTHOR,
-    ID,
-    SAID_COLUMNS,
-    STATUS,
-    CellRows,
-    Steps,
-    known_kind,
-    status_numbers,
-)
+from napari_celldetr.pipeline.cell_ids import cell_ids, letters
+from napari_celldetr.pipeline.cell_rows import SAID_COLUMNS, CellRows, Steps, known_kind
+from napari_celldetr.pipeline.parquet import read_said_columns, read_words
 from napari_celldetr.pipeline.text_rows import Piece, decimals, join, words
 
 LEADING = ("x", "y", "x0", "y0", "x1", "y1", "score", "class")
@@ -126,11 +118,7 @@ def _cells(table: pa.Table) -> Detections:
 def _corrected(table: pa.Table, cells: Detections) -> CellRows:
     if not set(SAID_COLUMNS) <= set(table.column_names):
         return CellRows(cells, cell_ids(cells))
-    ids = from_text(table.column(ID).to_pylist())
-    if come_twice(ids):
-        raise ValueError("an id that comes twice")
-    status = status_numbers(np.array(table.column(STATUS).to_pylist(), np.str_))
-    return CellRows(cells, ids, status, _texts(table.column(AUTHOR)))
+    return CellRows(cells, *read_said_columns(table, _unquoted))
 
 
 def _read_areas(path: Path) -> dict[str, Area]:
@@ -200,12 +188,10 @@ def _value(values: NDArray[Any]) -> Piece:
 
 
 def _classes(column: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int16]]:
-    texts = np.array([_unquoted(str(v)) for v in column.unique().to_pylist()])
-    codes = column.combine_chunks().dictionary_encode().indices
+    texts, which = read_words(column, _unquoted)
     names = tuple(sorted(set(texts.tolist()) - {"unknown"}))
     number = {name: i for i, name in enumerate(names)}
-    ids = np.array([number.get(t, -1) for t in texts] or [-1], np.int16)
-    return names, ids[np.asarray(codes)] if len(column) else np.zeros(0, np.int16)
+    return names, np.array([number.get(t, -1) for t in texts.tolist()], np.int16)[which]
 
 
 def _unquoted(text: str) -> str:
@@ -217,14 +203,13 @@ def _floats(table: pa.Table, name: str) -> NDArray[np.float32]:
     return np.asarray(table.column(name)).astype(np.float32)
 
 
-def _texts(column: pa.ChunkedArray) -> NDArray[np.str_]:
-    return np.array([_unquoted("" if v is None else str(v)) for v in column.to_pylist()], np.str_)
-
-
 def _measurement(column: pa.ChunkedArray) -> NDArray[Any]:
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan, np.float32)
     values = np.asarray(column)
     if values.dtype == object:
-        return _texts(column)
+        texts, which = read_words(column, _unquoted)
+        return texts[which]
     return values.astype(np.float32) if values.dtype.kind == "f" else values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,38 @@ def reading_parquet(path: Path) -> Steps[CellRows]:
     if not about.get("corrected"):
         cells = from_arrow(table)
         return CellRows(cells, cell_ids(cells), areas=areas)
-    ids = from_text(table.column(ID).to_pylist())
-    if come_twice(ids):
-        raise ValueError("an id that comes twice")
-    status = status_numbers(np.array(table.column(STATUS).to_pylist(), np.str_))
-    authors = np.array(table.column(AUTHOR).to_pylist(), np.str_)
+    ids, status, authors = read_said_columns(table)
     cells = from_arrow(table.drop_columns(list(SAID_COLUMNS)))
     return CellRows(cells, ids, status, authors, areas)
+
+
+def read_said_columns(
+    table: pa.Table, clean: Callable[[str], str] = str
+) -> tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.str_]]:
+    """Ids, status and authors of a table; `clean` makes a text what it was.
+
+    ``ValueError`` for ids that are none or come twice, ``KeyError`` for a word that is no status.
+    """
+    # Some at a time: a million texts take much more memory than the ids that they say.
+    parts = [
+        from_text(table.column(ID).slice(start, BLOCK).to_pylist())
+        for start in range(0, len(table), BLOCK)
+    ]
+    ids = np.concatenate([np.zeros((0, 2), np.uint64), *parts])
+    if come_twice(ids):
+        raise ValueError("an id that comes twice")
+    words, which = read_words(table.column(STATUS), clean)
+    authors, by = read_words(table.column(AUTHOR), clean)
+    return ids, status_numbers(words)[which], authors[by]
+
+
+def read_words(
+    column: pa.ChunkedArray, clean: Callable[[str], str] = str
+) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """The different texts of a column, and which one each row has."""
+    found = column.cast(pa.string()).combine_chunks().dictionary_encode(null_encoding="encode")
+    texts = ["" if v is None else clean(str(v)) for v in found.dictionary.to_pylist()]
+    return np.array(texts, np.str_), np.asarray(found.indices).astype(np.int64)
 
 
 def _table(rows: CellRows) -> pa.Table:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import ExportError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.atomic import replacing, why
+from napari_celldetr.pipeline.legend import LegendEntry, Rgb, draw_legend
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
@@ -28,8 +27,6 @@ OUTLINE_PX = 6.0
 """Cells at least this wide in the picture get an outline, smaller ones a dot."""
 MOST_OUTLINES = 50_000
 """Drawing more one by one takes longer than anyone looks; dots are set all at once."""
-
-Rgb = tuple[int, int, int]
 
 
 def draw_overlay(
@@ -75,7 +72,42 @@ def draw_overlay(
         pixels = np.asarray(image)
     else:
         pixels = _dots(pixels, boxes, palette)
-    return np.concatenate([pixels, _legend(size[0], shown, colors, _um_per_px(slide, scale))])
+    return view_picture(pixels, um_per_px=_um_per_px(slide, scale), legend=_entries(shown, colors))
+
+
+def view_picture(
+    pixels: NDArray[np.uint8],
+    *,
+    um_per_px: float | None,
+    legend: Sequence[LegendEntry] = (),
+) -> NDArray[np.uint8]:
+    """A picture of what is seen, with scale bar, legend and the sentence on its use below it.
+
+    Parameters
+    ----------
+    pixels : (H, W, 3) or (H, W, 4) uint8
+        E.g. a screenshot; alpha is left out.
+    um_per_px : float or None
+        µm per pixel of the picture; without it there is no scale bar.
+    legend : sequence of LegendEntry
+        Name, (r, g, b), and count or None.
+
+    Returns
+    -------
+    (H + strip, W, 3) uint8. Raises `ExportError` for anything that is no picture.
+    """
+    array = np.asarray(pixels)
+    fits = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
+    if not fits or not all(array.shape):
+        raise ExportError(
+            "This is no picture.",
+            expected="pixels (height, width, 3 or 4) of 8 bits",
+            found=f"{array.shape} of {array.dtype}",
+            remedy="take it from the viewer again",
+        )
+    known = um_per_px is not None and math.isfinite(um_per_px) and um_per_px > 0
+    strip = draw_legend(array.shape[1], list(legend), um_per_px if known else None)
+    return np.concatenate([array[:, :, :3], strip])
 
 
 def write_picture(picture: NDArray[np.uint8], path: Path) -> None:
@@ -136,72 +168,6 @@ def _dots(
     return out
 
 
-def _legend(
-    width: int, cells: Detections, colors: Mapping[str, Rgb], um_per_px: float | None
-) -> NDArray[np.uint8]:
-    """The strip below the image: scale bar, then classes with counts, then the sentence."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    size = int(np.clip(width / 60, 12, 28))
-    font = ImageFont.load_default(size)
-    measure = partial(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength, font=font)
-    rows = _wrapped(_entries(cells, colors), width - 2 * size, size, measure)
-    sentence = _fitting(RESEARCH_USE, width - 2 * size, measure)
-    line, bars = round(size * 1.7), int(um_per_px is not None)
-    strip = Image.new("RGB", (width, line * (bars + len(rows) + len(sentence)) + size), "white")
-    draw = ImageDraw.Draw(strip)
-    middles = iter(range(size // 2 + line // 2, strip.height, line))
-    if um_per_px is not None:
-        length, label = _scale_bar(width, um_per_px)
-        y = next(middles)
-        draw.rectangle((size, y - 2, size + length, y + 2), fill="black")
-        draw.text((length + 2 * size, y), label, fill="black", font=font, anchor="lm")
-    for row, y in zip(rows, middles, strict=False):
-        for x, text, color in row:
-            ring = (size + x, y - size // 2, 2 * size + x, y + size // 2)
-            draw.ellipse(ring, outline=color, width=3)
-            draw.text((2.5 * size + x, y), text, fill="black", font=font, anchor="lm")
-    for text, y in zip(sentence, middles, strict=False):
-        draw.text((size, y), text, fill=(90, 90, 90), font=font, anchor="lm")
-    return np.asarray(strip)
-
-
-def _entries(cells: Detections, colors: Mapping[str, Rgb]) -> list[tuple[str, Rgb]]:
-    return [(f"{name} {n}", colors.get(name, UNKNOWN_COLOR)) for name, n in cells.counts().items()]
-
-
-def _wrapped(
-    entries: Sequence[tuple[str, Rgb]], width: int, size: int, measure: Callable[[str], float]
-) -> list[list[tuple[int, str, Rgb]]]:
-    """Entries with their x, in as many rows as they need."""
-    rows: list[list[tuple[int, str, Rgb]]] = [[]]
-    x = 0
-    for text, color in entries:
-        needed = round(measure(text) + 3 * size)
-        if rows[-1] and x + needed > width:
-            rows.append([])
-            x = 0
-        rows[-1].append((x, text, color))
-        x += needed
-    return rows
-
-
-def _fitting(text: str, width: int, measure: Callable[[str], float]) -> list[str]:
-    """`text` in lines that fit."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and measure(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
-
-
-def _scale_bar(width: int, um_per_px: float) -> tuple[int, str]:
-    """Length in px and label of the longest round length (1, 2, 5 × 10ⁿ µm) within a fifth."""
-    limit = width / 5 * um_per_px
-    decade = 10.0 ** math.floor(math.log10(limit))
-    um = max(step * decade for step in (1, 2, 5) if step * decade <= limit)
-    # In mm throughout: the font that Pillow brings has no µ.
-    return max(1, round(um / um_per_px)), f"{um / 1000:g} mm"
+def _entries(cells: Detections, colors: Mapping[str, Rgb]) -> list[LegendEntry]:
+    counts = cells.counts().items()
+    return [LegendEntry(name, colors.get(name, UNKNOWN_COLOR), n) for name, n in counts]

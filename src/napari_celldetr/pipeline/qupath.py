@@ -25,13 +25,13 @@ from napari_celldetr.core.annotations import Area, CorrectedCells
 from napari_celldetr.core.detections import UNKNOWN, Detections, Source
 from napari_celldetr.core.errors import CellDETRError, ExportError
 from napari_celldetr.pipeline.cell_ids import cell_ids, from_text, letters
-from napari_celldetr.pipeline.cell_rows import CellRows, Steps, finish, known_kind, status_numbers
+from napari_celldetr.pipeline.cell_rows import CellRows, Steps, finish, known_kind
 from napari_celldetr.pipeline.cell_text import (
     Measured,
+    Told,
     ellipse,
     measurements,
     read_measurements,
-    read_said,
     said,
 )
 from napari_celldetr.pipeline.json_stream import MAX_VERTICES, JsonStream
@@ -228,8 +228,7 @@ class FeatureCollector:
         self._measured = Measured()
         self._ids: list[str] = []
         self._seen: set[str] = set()
-        self._said: dict[int, tuple[str, str]] = {}
-        self._texts: dict[tuple[str, str], tuple[str, str]] = {}
+        self._told = Told(ours=bool(self._about.get("corrected")))
         self._areas: dict[str, Area] = {}
         try:
             for name in self._about.get("class_names", ()):
@@ -268,10 +267,7 @@ class FeatureCollector:
         measured = dict(read_measurements(properties.get("measurements")))
         self._scores.append(measured.pop("score", 1.0))
         self._measured.add(row, measured)
-        told = read_said(properties.get("metadata"))
-        if told is not None:
-            # One tuple for all cells of which the same is said.
-            self._said[row] = self._texts.setdefault(told, told)
+        self._told.add(properties.get("metadata"))
 
     def _class(self, classification: Any) -> int:
         name = class_of(classification) or UNKNOWN_NAME
@@ -301,7 +297,10 @@ class FeatureCollector:
             self._measured.columns(count),
             Source.from_json(json.dumps(source)) if isinstance(source, dict) else Source(),
         )
-        return CellRows(cells, self._own_ids(cells), *self._corrections(count), self._areas)
+        ids = self._own_ids(cells)
+        if not self._told.anything and not self._areas and not self._about.get("corrected"):
+            return CellRows(cells, ids)
+        return CellRows(cells, ids, *self._told.columns(), self._areas)
 
     def _own_ids(self, cells: Detections) -> NDArray[np.uint64]:
         """The file's ids where all cells have a UUID, else ids as a plain result has them."""
@@ -309,13 +308,6 @@ class FeatureCollector:
             return from_text(self._ids)
         except ValueError:
             return cell_ids(cells)
-
-    def _corrections(self, count: int) -> tuple[Any, Any]:
-        if not self._said and not self._areas and not self._about.get("corrected"):
-            return None, None
-        told = [self._said.get(row, ("claimed", "")) for row in range(count)]
-        status = status_numbers(np.array([s for s, _ in told], np.str_))
-        return status, np.array([a for _, a in told], np.str_)
 
 
 def read_area(feature: Mapping[str, Any], offset: tuple[float, float]) -> tuple[str, Area] | None:
