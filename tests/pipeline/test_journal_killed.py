@@ -132,6 +132,7 @@ def test_edits_survive_any_kill(folder):
 
 
 @pytest.mark.large
+@pytest.mark.timeout(900)
 def test_ten_thousand_edits_survive_a_hundred_kills(folder):
     path = folder / "corrections.sqlite"
     acknowledged = edit_and_kill(path, 10_000, 100)
