@@ -257,6 +257,17 @@ def test_a_box_without_extent_is_an_error(drawn):
         asker(drawn[0], model)[0].ask(drawn[1][:1])
 
 
+def test_a_box_beyond_the_slide_is_an_error(drawn):
+    model = FakeAskable()
+    model.ask = lambda tile, xy: PointAnswers(
+        Detections([[x - 30, y, x - 20, y + 9] for x, y in xy], [0.9], [0], ("dark", "red")),
+        np.array([False]),
+    )
+    with pytest.raises(JobError, match="no usable answer"):
+        asker(drawn[0], model)[0].ask(np.array([[2.0, 50.0]]))
+    assert len(asker(drawn[0], model)[0].ask(np.array([[40.0, 50.0]]))) == 1
+
+
 def test_a_model_that_cannot_be_asked_is_refused_with_a_remedy(drawn):
     with pytest.raises(ConfigError, match="another model"):
         asker(drawn[0], FakePredictor())[0].ask(drawn[1][:1])
@@ -296,13 +307,14 @@ def test_damage_is_said_where_it_is_and_nowhere_else(drawn):
     assert one.ask(centres[:1]).scores[0] > 0
 
 
-def test_lack_of_memory_is_said_with_a_remedy(drawn):
+@pytest.mark.parametrize("step", ["encode_tile", "ask"])
+def test_lack_of_memory_is_said_with_a_remedy(drawn, step):
     model = FakeAskable()
 
-    def full(tile):
+    def full(*_):
         raise MemoryError("no room")
 
-    model.encode_tile = full
+    setattr(model, step, full)
     with pytest.raises(JobError, match="wait until"):
         asker(drawn[0], model)[0].ask(drawn[1][:1])
 

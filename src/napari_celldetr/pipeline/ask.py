@@ -13,6 +13,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
@@ -240,15 +241,8 @@ class Asker:
         return _TilePixels(tile, *read_tile(self._slide, tile, self._tiles))
 
     def _encode(self, pixels: NDArray[np.uint8]) -> Any:
-        try:
+        with _memory_or_say():
             return self._model.encode_tile(pixels)
-        except MemoryError as error:
-            raise JobError(
-                "There is not enough memory to ask the model.",
-                expected=f"room for {pixels.shape[1]} × {pixels.shape[0]} px",
-                found=str(error)[:200],
-                remedy="wait until the running detection has ended, or choose the CPU",
-            ) from error
 
     def _answers(
         self, window: _Window, points: NDArray[np.float64]
@@ -257,7 +251,8 @@ class Asker:
         source, read = window.source, window.source.tile.read
         scale = np.array(source.out_size) / (read.width, read.height)
         asked = (points - (read.x, read.y)) * scale - window.corner
-        answers = self._model.ask(window.encoded, asked)
+        with _memory_or_say():
+            answers = self._model.ask(window.encoded, asked)
         cells = answers.detections
         sides = cells.boxes[:, 2:] - cells.boxes[:, :2]
         usable = ((sides > SMALLEST_MODEL_PX) & (sides <= WINDOW_PX)).all(axis=1)
@@ -267,6 +262,8 @@ class Asker:
             cells = apply_class_rule(stained, rule)
         in_tile = cells.moved((1, 1), window.corner)
         on_slide = clip(to_level0(in_tile, source.tile, source.out_size), self._tiles.size)
+        # What lies wholly beyond the slide has no extent left.
+        usable &= (on_slide.boxes[:, 2:] > on_slide.boxes[:, :2]).all(axis=1)
         return on_slide, answers.failed | ~usable
 
     # -- the heatmap ---------------------------------------------------------------------
@@ -344,6 +341,20 @@ class Asker:
             centre = start + (np.arange(canvas.shape[axis]) + 0.5) * side
             outside = (centre < 0) | (centre >= limit)
             np.moveaxis(canvas, axis, 0)[outside] = 0
+
+
+@contextmanager
+def _memory_or_say() -> Iterator[None]:
+    """Lack of memory becomes an error with a remedy."""
+    try:
+        yield
+    except MemoryError as error:
+        raise JobError(
+            "There is not enough memory to ask the model.",
+            expected="room for one window",
+            found=str(error)[:200],
+            remedy="wait until the running detection has ended, or choose the CPU",
+        ) from error
 
 
 def _kept(store: OrderedDict[K, V], key: K, make: Callable[[], V], most: int) -> V:
