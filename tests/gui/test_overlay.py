@@ -170,7 +170,7 @@ def test_a_veil_lies_over_what_was_not_looked_at(overlay, viewer):
         assert veil.data[tuple(np.round(veil.world_to_data(world[0])).astype(int))] == seen
     # Under the cells, over the slide.
     names = [layer.name for layer in viewer.layers]
-    assert names.index("slide") < names.index(veil.name) < names.index("cells overview")
+    assert names.index("slide") < names.index(veil.name) < names.index("Overview · cells")
 
 
 def test_a_second_look_at_a_tile_takes_the_place_of_the_first(overlay):

@@ -392,26 +392,41 @@ class CellTable:
             self.source,
         )
 
+    def measured(self) -> tuple[str, ...]:
+        """Names of the measurements that all claims have."""
+        tables = [b.claims.table for b in self._blocks]
+        shared = tables[0].columns if tables else ()
+        return tuple(n for n in shared if all(n in t.columns for t in tables))
+
+    def measured_column(self, name: str, rows: Rows) -> NDArray[Any]:
+        """One measurement of some rows, see `select`."""
+        return self._columns_of(rows, (name,))[name]
+
     def _measured(self, rows: Rows) -> tuple[dict[str, NDArray[Any]], NDArray[np.float16] | None]:
         tables = [b.claims.table for b in self._blocks]
-        if not tables:
-            return {}, None
-        shared = [n for n in tables[0].columns if all(n in t.columns for t in tables)]
-        columns = {n: _empty(tables[0].columns[n].dtype, len(rows)) for n in shared}
         vectors = None
         sizes = {None if t.embeddings is None else t.embeddings.shape[1] for t in tables}
         if len(sizes) == 1 and (size := sizes.pop()) is not None:
             vectors = np.full((len(rows), size), np.nan, np.float16)
-        moved = self._rows.status[rows] == Status.MOVED
+            for mine, local, table in self._shared_rows(rows):
+                assert table.embeddings is not None
+                vectors[mine] = table.embeddings[local]
+        return self._columns_of(rows, self.measured()), vectors
+
+    def _columns_of(self, rows: Rows, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        first = self._blocks[0].claims.table if self._blocks else None
+        columns = {n: _empty(first.columns[n].dtype, len(rows)) for n in names if first is not None}
+        still = self._rows.status[rows] != Status.MOVED
+        for mine, local, table in self._shared_rows(rows):
+            for name, column in columns.items():
+                column[mine[still[mine]]] = table.columns[name][local[still[mine]]]
+        return columns
+
+    def _shared_rows(self, rows: Rows) -> Iterator[tuple[Rows, Rows, Detections]]:
+        """Per block: which of `rows` are its claims, which of its rows these are, its table."""
         for block in self._blocks:
             mine = np.flatnonzero((rows >= block.start) & (rows < block.stop))
-            local, table = rows[mine] - block.start, block.claims.table
-            still = ~moved[mine]
-            for name, column in columns.items():
-                column[mine[still]] = table.columns[name][local[still]]
-            if vectors is not None and table.embeddings is not None:
-                vectors[mine] = table.embeddings[local]
-        return columns, vectors
+            yield mine, rows[mine] - block.start, block.claims.table
 
     def corrected(self) -> CorrectedCells:
         """All kept cells with ids, status and authors, in canonical order."""

@@ -43,7 +43,7 @@ SEEN_COLORS: dict[int | None, Any] = {
     Seen.SATURATED: (0.95, 0.6, 0.05, 0.4),
     Seen.NO_TISSUE: CLEAR,
 }
-PARTS = 8
+PARTS = 32
 """Pixels per side of a tile: a run on a drawn region ends inside tiles."""
 
 Index = tuple[int, int]
@@ -90,12 +90,9 @@ class Coverage:
             self._parts[index] = (*self._parts.get(index, ()), part)
 
     def _pixels(self, part: Region) -> tuple[slice, slice]:
-        # Inwards, except at the slide's own edge: what was not looked at stays under the veil.
         def along(start: int, stop: int, end: int) -> slice:
-            last = stop / self.step
-            return slice(
-                math.ceil(start / self.step), math.ceil(last) if stop >= end else int(last)
-            )
+            last = math.ceil(stop / self.step) if stop >= end else round(stop / self.step)
+            return slice(round(start / self.step), last)
 
         return along(part.y, part.y1, self.size[1]), along(part.x, part.x1, self.size[0])
 

@@ -40,10 +40,9 @@ from napari_celldetr.core.regions import Region, Tile
 from napari_celldetr.gui.detect_job import (
     DetectRequest,
     DetectResult,
-    LoadedModels,
     detect_job,
-    export_job,
     merge_job,
+    shared_models,
 )
 from napari_celldetr.gui.layers import Frame, rectangle_world
 from napari_celldetr.gui.overlay import camera_of, view_of
@@ -78,7 +77,7 @@ class DetectDock(QWidget):
     ) -> None:
         super().__init__(parent)
         self.viewer = napari_viewer
-        self.models = models or LoadedModels()
+        self.models = models or shared_models()
         self.workspace = workspace
         self.session: SlideSession | None = None
         self._running: SlideSession | None = None
@@ -574,30 +573,24 @@ class DetectDock(QWidget):
         self.export_button.setEnabled(not self.runner.running and bool(session.cells.kept.any()))
 
     def _on_export(self) -> None:
-        filters = "CSV (*.csv);;QuPath GeoJSON (*.geojson *.geojson.gz);;"
-        filters += "Parquet (*.parquet);;AnnData (*.h5ad)"
-        path, chosen = QFileDialog.getSaveFileName(self, "Export cells", "cells.csv", filters)
-        if not path:
-            return
-        if not Path(path).suffix:
-            path += chosen.split("*")[1].split(" ")[0].rstrip(")")
-        self.export_to(path)
+        path = ask_export_path(self)
+        if path:
+            self.export_to(path)
 
     def export_to(self, path: str | Path) -> None:
         """Write the cells above the threshold; says where, or why not, in a notification."""
         session = self.session
         if session is None or self.exporter.running:
             return
-        target, now = Path(path), session.corrected()
         self.export_button.setEnabled(False)
         self.export_button.setText("Writing…")
-        self._target = target
-        bounds, colors = session.bounds, dict(session.color_names)
-        self.exporter.start(lambda: export_job(now, target, bounds, colors))
+        self._target = Path(path)
+        job = session.writing(self._target)
+        self.exporter.start(lambda: job)
 
-    def _on_exported(self, cells: int) -> None:
+    def _on_exported(self, check: Any) -> None:
         self._export_over()
-        show_info(f"{cells:,} cells written to {self._target.name}")
+        show_info(f"{self._target.name}: {check.sentence()}.")
 
     def _on_export_failed(self, error: CellDETRError) -> None:
         self._export_over()
@@ -606,6 +599,26 @@ class DetectDock(QWidget):
     def _export_over(self) -> None:
         self.export_button.setText("Export…")
         self._show_counts()
+
+
+EXPORT_FILTERS = ";;".join(
+    (
+        "CSV (*.csv)",
+        "QuPath GeoJSON (*.geojson *.geojson.gz)",
+        "Parquet (*.parquet)",
+        "AnnData (*.h5ad)",
+        "COCO (*.coco.json)",
+        "Label image, OME-Zarr (*.ome.zarr)",
+    )
+)
+
+
+def ask_export_path(parent: QWidget) -> str:
+    """Where cells are to be written, with a suffix; empty when the person thought better of it."""
+    path, chosen = QFileDialog.getSaveFileName(parent, "Export cells", "cells.csv", EXPORT_FILTERS)
+    if path and not Path(path).suffix:
+        path += chosen.split("*")[1].split(" ")[0].rstrip(")")
+    return path
 
 
 def short_combo(tooltip: str) -> QComboBox:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr.core.annotations import Annotations, CorrectedCells
+from napari_celldetr.core.annotations import Annotations
 from napari_celldetr.core.config import DetectConfig
 from napari_celldetr.core.detections import Detections, concatenate
 from napari_celldetr.core.grid_index import inside
@@ -63,6 +63,14 @@ class LoadedModels:
             self._last = None
             self._last = (key, load_model(name, device=device, flips=flips))
         return self._last[1]
+
+
+_SHARED = LoadedModels()
+
+
+def shared_models() -> LoadedModels:
+    """The models that all docks of this process share, so that one stays loaded only."""
+    return _SHARED
 
 
 @dataclass(frozen=True)
@@ -159,24 +167,11 @@ def _ready(
 
 
 @dataclass(frozen=True)
-class Bounded:
-    """What an export asks of a slide."""
+class SlideFrame:
+    """What an export asks of a slide: `size` (width, height) and scanned part, level-0 px."""
 
+    size: tuple[int, int]
     bounds: Region | None
-
-
-def export_job(
-    cells: CorrectedCells,
-    path: Path,
-    bounds: Region | None,
-    colors: Mapping[str, tuple[int, int, int]],
-) -> Job[int]:
-    """Write cells to a file; returns how many."""
-    from napari_celldetr.pipeline.export import export
-
-    yield Progress(0, 0, f"Writing {path.name}…")
-    export(cells, path, slide=Bounded(bounds) if bounds else None, colors=colors)
-    return len(cells)
 
 
 def _detect(

@@ -19,20 +19,25 @@ GONE = (0.1, 0.1, 0.1, 0.9)
 WHITE = (1.0, 1.0, 1.0, 1.0)
 CLEAR = (0.0, 0.0, 0.0, 0.0)
 MARK_SIZE = 0.62
-RING_SIZE = 1.45
+RING_SIZE = 1.3
+MARK_RIM, RING_RIM = 0.16, 0.07
 MAX_MARKS = 8_000
 """More marks than this would block the window while they are handed over."""
 
 
 @dataclass(frozen=True)
 class Marks:
-    """Points data of napari: `data` (M, 2) y, x, and per point size, symbol and colours."""
+    """Points data of napari: `data` (M, 2) y, x, and how each point looks.
+
+    `rim` is the width of the border as a share of the size.
+    """
 
     data: NDArray[np.float32]
     size: NDArray[np.float32]
     symbol: NDArray[Any]
     face: NDArray[np.float32]
     border: NDArray[np.float32]
+    rim: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.data)
@@ -64,6 +69,7 @@ def marks_of(
         np.concatenate([p.symbol for p in parts])[:MAX_MARKS],
         np.concatenate([p.face for p in parts])[:MAX_MARKS],
         np.concatenate([p.border for p in parts])[:MAX_MARKS],
+        np.concatenate([p.rim for p in parts])[:MAX_MARKS],
     )
 
 
@@ -85,6 +91,7 @@ def _part(
         np.full(n, symbol, "U8"),
         _all(face, n),
         rim,
+        np.full(n, MARK_RIM if size is not None else RING_RIM, np.float32),
     )
 
 

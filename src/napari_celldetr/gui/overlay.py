@@ -19,7 +19,7 @@ from napari.layers import Labels, Points, Vectors
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
-from napari_celldetr.core.annotations import Key, Status
+from napari_celldetr.core.annotations import Area, Key, Status
 from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.claims import Claims, Rows
 from napari_celldetr.core.detections import Detections
@@ -52,8 +52,10 @@ LINE_PX = 2.2
 USUAL_NUCLEUS_UM = 8.0
 """Before cells are known; what is drawn never follows a median more than twice off."""
 HATCH_COLORS = {"failed": (0.85, 0.1, 0.7, 0.9), "saturated": (0.95, 0.55, 0.0, 0.9)}
+AREA_COLORS = {"complete": (0.1, 0.75, 0.25, 1.0), "region": (1.0, 0.83, 0.0, 1.0)}
+AREA_LINE_UM = 2.0
 SKETCH_COLOR = (0.0, 0.95, 0.95, 1.0)
-HATCH_WORDS = {"failed": "could not be analysed", "saturated": "too many cells"}
+HATCH_WORDS = {"failed": "Could not be analysed", "saturated": "Too many cells"}
 DISTANCES = ("far", "mid", "near")
 NO_ROWS: Rows = np.zeros(0, np.int64)
 
@@ -82,6 +84,13 @@ def camera_of(viewer: Any) -> Any:
     """The viewer's camera: it moved in napari 0.9."""
     scene = getattr(viewer, "scene", None)
     return viewer.camera if scene is None else scene.camera
+
+
+def text_overlay_of(viewer: Any) -> Any:
+    """The viewer's text on the canvas: it moved in napari 0.9."""
+    canvas = getattr(viewer, "canvas", None)
+    overlays = getattr(canvas, "overlays", None)
+    return viewer.text_overlay if overlays is None else overlays.text
 
 
 def canvas_size_of(viewer: Any) -> tuple[int, int]:
@@ -142,7 +151,7 @@ class Overlay:
         self.selected: Rows = np.zeros(0, np.int64)
         self._ours = False
         self._listening = False
-        self._sketched = False
+        self._sketched = self._outlined = False
         self._drawn: tuple[Any, ...] = ()
         self._version = 0
         self._usual_px = USUAL_NUCLEUS_UM / (frame.mpp[0] if frame.mpp else 0.5)
@@ -157,7 +166,7 @@ class Overlay:
             "far": Labels(
                 self.raster.arrays,
                 multiscale=True,
-                name=f"{self.name} overview",
+                name=self._named("Overview"),
                 colormap=self._raster_colors(),
                 opacity=0.8,
                 **self.frame.raster_options(self.raster.factor),
@@ -165,7 +174,7 @@ class Overlay:
             "mid": Points(
                 np.zeros((0, 2), np.float32),
                 ndim=2,
-                name=self.name,
+                name=self._named("Cells"),
                 size=self._nucleus_px * DOT,
                 border_width=0,
                 opacity=0.9,
@@ -177,7 +186,7 @@ class Overlay:
             "near": Vectors(
                 np.zeros((0, 2, 2), np.float32),
                 ndim=2,
-                name=f"{self.name} outlines",
+                name=self._named("Outlines"),
                 vector_style="line",
                 edge_width=1.0,
                 opacity=1.0,
@@ -187,8 +196,7 @@ class Overlay:
             "marks": Points(
                 np.zeros((0, 2), np.float32),
                 ndim=2,
-                name=f"{self.name} corrections",
-                border_width=0.16,
+                name=self._named("Corrections"),
                 opacity=1.0,
                 canvas_size_limits=(5, 10_000),
                 **placed,
@@ -199,6 +207,10 @@ class Overlay:
             for layer in self._layers.values():
                 viewer.add_layer(layer)
                 layer.editable = False
+
+    def _named(self, what: str) -> str:
+        # What it shows comes first: the layer list cuts long names at their end.
+        return f"{what} · {self.name}"
 
     def _raster_colors(self) -> DirectLabelColormap:
         return DirectLabelColormap(color_dict=raster_colors(self.colors))
@@ -236,6 +248,15 @@ class Overlay:
             return
         self.hidden = not event.source.visible
         self._show(self.level)
+
+    def hide(self, hidden: bool) -> None:
+        """Hide all cells, or show them again."""
+        self.hidden = hidden
+        self._show(self.level)
+        with self._quietly():
+            for kind in ("marks", "coverage"):
+                if (layer := self._layers.get(kind)) is not None:
+                    layer.visible = not hidden
 
     def add_tile(
         self, tile: Tile, table: Detections | None, state: str, *, within: Region | None = None
@@ -320,7 +341,7 @@ class Overlay:
             self._viewer.layers.remove(old)
         layer = Labels(
             coverage.seen,
-            name=f"{self.name} not analysed",
+            name=self._named("Not analysed"),
             colormap=DirectLabelColormap(color_dict=SEEN_COLORS),
             opacity=1.0,
             **self.frame.raster_options(coverage.step),
@@ -346,7 +367,7 @@ class Overlay:
             layer = Vectors(
                 np.zeros((0, 2, 2), np.float32),
                 ndim=2,
-                name=f"{self.name} drawing",
+                name=self._named("Drawing"),
                 vector_style="line",
                 edge_color=np.array([SKETCH_COLOR]),
                 **self.frame.layer_options(),
@@ -360,6 +381,31 @@ class Overlay:
         layer.data = line_data(np.asarray(corners, np.float64))
         layer.edge_color = np.array([SKETCH_COLOR])
 
+    def show_areas(self, areas: Mapping[str, Area]) -> None:
+        """Outlines of drawn areas; those marked as complete are green."""
+        layer = self._layers.get("areas")
+        if layer is None:
+            if not areas or self._outlined:
+                return
+            layer = Vectors(
+                np.zeros((0, 2, 2), np.float32),
+                ndim=2,
+                name=self._named("Areas"),
+                vector_style="line",
+                edge_width=AREA_LINE_UM / float(np.mean(self.frame.scale)),
+                **self.frame.layer_options(),
+            )
+            layer.editable = False
+            self._outlined = True
+            with _same_selection(self._viewer):
+                self._viewer.add_layer(layer)
+            self._layers["areas"] = layer
+        lines = [line_data(area.corners) for area in areas.values()]
+        colors = [AREA_COLORS[area.kind] for area in areas.values()]
+        layer.data = np.concatenate(lines) if lines else np.zeros((0, 2, 2), np.float32)
+        if lines:
+            layer.edge_color = np.repeat(np.array(colors), [len(x) for x in lines], axis=0)
+
     def _hatch(self, tile: Tile, state: str) -> None:
         tiles = self._hatched[state]
         tiles.append(tile)
@@ -372,7 +418,7 @@ class Overlay:
             return
         layer = Vectors(
             hatch_data(tiles),
-            name=f"{self.name} {HATCH_WORDS[state]}",
+            name=self._named(HATCH_WORDS[state]),
             vector_style="line",
             edge_width=max(tile.core.width / 150, 1.0),
             edge_color=np.array([HATCH_COLORS[state]]),
@@ -402,7 +448,10 @@ class Overlay:
         level = choose_level(self._nucleus_px * view.zoom, len(near), len(shown))
         state = (level, self._version, None if level is Level.FAR else view)
         if state != self._drawn:
-            self._drawn = state
+            seen, self._drawn = self._drawn[1:2], state
+            veil = self._layers.get("coverage")
+            if veil is not None and seen != (self._version,):
+                veil.refresh()
             with self._quietly():
                 self._draw(level, view, near, shown)
                 self._draw_marks(level, view, near)
@@ -419,9 +468,6 @@ class Overlay:
     def _draw_raster(self) -> None:
         if (layer := self._layers.get("far")) is not None:
             layer.refresh()
-
-        if (veil := self._layers.get("coverage")) is not None:
-            veil.refresh()
 
     def _draw_points(self, rows: Rows) -> None:
         layer = self._layers.get("mid")
@@ -475,6 +521,7 @@ class Overlay:
             layer.size = marks.size
             layer.face_color = marks.face
             layer.border_color = marks.border
+            layer.border_width = marks.rim
 
     def _show(self, level: Level) -> None:
         self.level = level

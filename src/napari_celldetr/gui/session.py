@@ -20,10 +20,10 @@ from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.claims import Rows
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import AnnotationError, CellDETRError
-from napari_celldetr.core.progress import TileEvent
+from napari_celldetr.core.progress import Job, TileEvent, drain
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.coverage import Coverage
-from napari_celldetr.gui.detect_job import Earlier
+from napari_celldetr.gui.detect_job import Earlier, SlideFrame
 from napari_celldetr.gui.keeping import Kept, Result, close_kept, open_job, save_job
 from napari_celldetr.gui.keeping import close as shut
 from napari_celldetr.gui.layers import BOUNDS_KEY, Frame
@@ -32,6 +32,7 @@ from napari_celldetr.gui.panel import JobRunner
 from napari_celldetr.gui.prepared import Prepared
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.pipeline.cell_ids import cell_ids
+from napari_celldetr.pipeline.export_check import ExportCheck
 from napari_celldetr.pipeline.measure import size_columns
 from napari_celldetr.pipeline.project import user_name
 from napari_celldetr.pipeline.project_record import SlideRecord
@@ -70,6 +71,8 @@ class SlideSession(QObject):
         The model's claims are others: conflicts may be.
     opened
         The record was opened, or something about saving is to be told (`problems`).
+    view_changed
+        The camera has come to rest somewhere else.
     closed
         The slide's layer is gone.
 
@@ -81,6 +84,7 @@ class SlideSession(QObject):
     journal_changed = Signal()
     claims_changed = Signal()
     opened = Signal()
+    view_changed = Signal()
     closed = Signal()
 
     def __init__(self, viewer: Any, layer: Any, *, author: str = "") -> None:
@@ -116,7 +120,7 @@ class SlideSession(QObject):
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
         self._rest.setInterval(REST_MS)
-        self._rest.timeout.connect(self.refresh)
+        self._rest.timeout.connect(self._on_rest)
 
     def join(self, user: object) -> None:
         """A dock works with it from now on; the first one opens the slide's record."""
@@ -307,11 +311,12 @@ class SlideSession(QObject):
             frame=self.frame,
             size=self.size,
             colors=self.colors,
-            name=f"{Path(self.layer.name).stem} cells",
+            name=Path(self.layer.name).stem,
             owner=self,
         )
         if self.users:
             self.overlay.listen(True)
+        self.overlay.show_areas(self.cells.annotations.areas)
         if len(self.cells):
             self.overlay.reloaded()
         return self.overlay
@@ -367,6 +372,13 @@ class SlideSession(QObject):
         """Class name to colour."""
         return dict(zip(self.cells.class_names, self.colors, strict=True))
 
+    def add_class(self, name: str) -> None:
+        """A class of people's own."""
+        self.cells.annotations.translate([name])
+        if self.overlay is not None:
+            self.overlay.set_colors(self.colors)
+        self.cells_changed.emit()
+
     @property
     def coverage(self) -> Coverage | None:
         """What was looked at."""
@@ -395,8 +407,10 @@ class SlideSession(QObject):
         self.read_only = read_only
         self.cells.load(annotations)
         if self.overlay is not None:
+            self.overlay.set_colors(self.colors)
+            self.overlay.show_areas(self.cells.annotations.areas)
             self.overlay.reloaded()
-        elif len(self.cells):
+        elif len(self.cells) or self.cells.annotations.areas:
             self.show_layers()
         self._after_edit()
 
@@ -474,6 +488,7 @@ class SlideSession(QObject):
         rows = self.cells.apply(edit, author=self.author)
         overlay = self.overlay or self.show_layers()
         overlay.set_colors(self.colors)
+        overlay.show_areas(self.cells.annotations.areas)
         overlay.restated(rows, before)
         gone = self.selected[~self.cells.kept[self.selected]]
         if len(gone):
@@ -523,8 +538,11 @@ class SlideSession(QObject):
 
     def _on_camera(self, event: Any = None) -> None:
         self._moved = True
-        if self.overlay is not None:
-            self._rest.start()
+        self._rest.start()
+
+    def _on_rest(self) -> None:
+        self.refresh()
+        self.view_changed.emit()
 
     def refresh(self) -> None:
         """Draw what is in view now."""
@@ -540,13 +558,16 @@ class SlideSession(QObject):
         cells = now.cells.with_columns(**size_columns(now.cells.boxes, mpp))
         return CorrectedCells(cells, now.ids, now.status, now.authors, now.areas)
 
+    def writing(self, path: str | Path) -> Job[ExportCheck]:
+        """The job that exports the cells as they stand now, and reads the file back."""
+        from napari_celldetr.pipeline.export import export_job
+
+        frame = SlideFrame(self.size, self.bounds)
+        return export_job(self.corrected(), path, slide=frame, colors=dict(self.color_names))
+
     def write(self, path: str | Path) -> int:
         """Export the cells as they stand; how many. `ExportError` when it cannot be done."""
-        from napari_celldetr.pipeline.export import export
-
-        now = self.corrected()
-        export(now, path, slide=self if self.bounds else None, colors=dict(self.color_names))
-        return len(now)
+        return drain(self.writing(path)).cells
 
 
 class _Held:

@@ -100,12 +100,17 @@ OTHER_KEYS: tuple[tuple[str, str], ...] = (
 )
 
 
+HELP = "CellDETR keys: V select, A add, Q ask, 1–9 class, Del delete, Ctrl-Z undo, ? all keys"
+"""What the viewer's status bar says instead of napari's own keys for points."""
+
+
 def key_sheet() -> str:
     """All keys, one a line, for the canvas."""
     rows = [(info.key.upper(), info.name.lower()) for info in TOOLS.values()]
-    rows += list(OTHER_KEYS)
-    wide = max(len(key) for key, _ in rows)
-    return "\n".join(f"{key:<{wide}}  {words}" for key, words in rows)
+    lines = [f"{key}:  {words}" for key, words in [*rows, *OTHER_KEYS]]
+    # The viewer draws the box behind its text a little too small.
+    lines = [max(lines, key=len) + "      " if len(x) == max(map(len, lines)) else x for x in lines]
+    return "\n".join([*lines, " "])
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,7 @@ class Tools:
         if self._layer is not None:
             # These tools draw with a drag, which must not move the slide.
             self._layer.mouse_pan = tool in (Tool.SELECT, Tool.ASK)
+            self._layer.help = HELP
         self.changed()
 
     def _keys(self) -> Iterator[tuple[str, Callable[[], None]]]:

@@ -1,0 +1,704 @@
+"""*Review cells*: look, correct, ask the model, count, and export what was corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Image
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_celldetr import RESEARCH_USE
+from napari_celldetr.core.annotations import SAID, Status
+from napari_celldetr.core.errors import CellDETRError
+from napari_celldetr.gui.detect_dock import ask_export_path, short_combo, single_shot
+from napari_celldetr.gui.detect_job import shared_models
+from napari_celldetr.gui.overlay import text_overlay_of, view_of
+from napari_celldetr.gui.panel import JobRunner, wrapped_label
+from napari_celldetr.gui.review_jobs import SlideAsker, import_job
+from napari_celldetr.gui.review_parts import GREY, SCREEN, SLIDE, ClassList, Readout, ToolBox
+from napari_celldetr.gui.session import SlideSession, session_of
+from napari_celldetr.gui.sources import is_slide_layer, source_of_layer
+from napari_celldetr.gui.summary import area_mm2, class_rows
+from napari_celldetr.gui.tools import Proposal, Tools, key_sheet
+
+RECOUNT_MS = 60
+SAVED_MS = 500
+EMPTY_TEXT = (
+    "No slide is open. Drag a slide file into the window, or use File › Open Sample › CellDETR, "
+    "then find cells with Detect cells."
+)
+NO_CELLS_TEXT = (
+    "No cells yet. Find them with Detect cells (Plugins › CellDETR), or press Add and click where "
+    "cells are."
+)
+AREA_NAMES = {"complete": "Complete area", "region": "Region"}
+HEAT_LAYER = "Where the model looks"
+
+
+class ReviewDock(QWidget):
+    """The dock widget. `models` is for tests and scripts."""
+
+    def __init__(
+        self, napari_viewer: Any, *, models: Any = None, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.viewer = napari_viewer
+        self.models = models or shared_models()
+        self.session: SlideSession | None = None
+        self.tools: Tools | None = None
+        self._slides: list[Any] = []
+        self._asker: SlideAsker | None = None
+        self._next_conflict = 0
+        self._target = Path()
+        self._build()
+        self._connect()
+        self._list_slides()
+
+    # What it is made of -----------------------------------------------------------------
+
+    def _build(self) -> None:
+        self.setMinimumWidth(300)
+        self.setWindowTitle("Review cells")
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.setContentsMargins(8, 8, 8, 8)
+        column.setSpacing(6)
+        self.slide_box = short_combo("The slide whose cells are reviewed")
+        self.empty_label = wrapped_label(EMPTY_TEXT)
+        self.state_label = wrapped_label("", tooltip="Whether your corrections are on disk")
+        self.problem_label = wrapped_label("", tooltip="What to know about saved work")
+        self.body = QWidget()
+        column.addWidget(self.slide_box)
+        column.addWidget(self.empty_label)
+        column.addWidget(self.state_label)
+        column.addWidget(self.problem_label)
+        column.addWidget(self.body)
+        column.addStretch(1)
+        column.addWidget(wrapped_label(RESEARCH_USE))
+        self._build_body(QVBoxLayout(self.body))
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(inner)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(scroll)
+
+    def _build_body(self, column: QVBoxLayout) -> None:
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        self.no_cells_label = wrapped_label(NO_CELLS_TEXT)
+        self.tool_box = ToolBox()
+        self.classes = ClassList()
+        self.readout = Readout()
+        column.addWidget(self.no_cells_label)
+        column.addWidget(self.tool_box)
+        column.addWidget(self.classes)
+        column.addWidget(self._build_selection())
+        column.addLayout(self._build_history())
+        column.addWidget(self.readout)
+        column.addWidget(self._build_conflicts())
+        column.addLayout(self._build_files())
+        self.message = wrapped_label("", tooltip="What happened last")
+        column.addWidget(self.message)
+
+    def _build_selection(self) -> QWidget:
+        box = QWidget()
+        column = QVBoxLayout(box)
+        column.setContentsMargins(0, 0, 0, 0)
+        self.selection_label = wrapped_label("", tooltip="The selected cells")
+        self.right_button = QPushButton("Right (Enter)")
+        self.right_button.setToolTip("The selected cells are right as they are")
+        self.delete_button = QPushButton("Delete (Del)")
+        self.delete_button.setToolTip("There is no cell there")
+        row = QHBoxLayout()
+        row.addWidget(self.right_button)
+        row.addWidget(self.delete_button)
+        column.addWidget(self.selection_label)
+        column.addLayout(row)
+        return box
+
+    def _build_history(self) -> QHBoxLayout:
+        self.undo_button = QPushButton("Undo (Ctrl-Z)")
+        self.redo_button = QPushButton("Redo")
+        self.keys_button = QPushButton("Keys (?)")
+        self.keys_button.setCheckable(True)
+        self.keys_button.setToolTip("Show all keys on the slide")
+        row = QHBoxLayout()
+        for button in (self.undo_button, self.redo_button, self.keys_button):
+            row.addWidget(button)
+        return row
+
+    def _build_conflicts(self) -> QWidget:
+        self.conflicts = QWidget()
+        row = QHBoxLayout(self.conflicts)
+        row.setContentsMargins(0, 0, 0, 0)
+        self.conflict_label = wrapped_label(
+            "", tooltip="Where a newer run and your corrections differ. Yours hold"
+        )
+        self.conflict_button = QPushButton("Next (N)")
+        self.conflict_button.setToolTip("Go to the next disagreement")
+        row.addWidget(self.conflict_label, 1)
+        row.addWidget(self.conflict_button)
+        return self.conflicts
+
+    def _build_files(self) -> QGridLayout:
+        self.table_button = QPushButton("Cell table…")
+        self.table_button.setToolTip("All cells as a table; a row shows its cell")
+        self.import_button = QPushButton("Import…")
+        self.import_button.setToolTip("Take annotations from a GeoJSON file, e.g. of QuPath")
+        self.export_button = QPushButton("Export…")
+        self.export_button.setToolTip("Save cells with your corrections; the file is read back")
+        self.picture_button = QPushButton("Save picture…")
+        self.picture_button.setToolTip("The view with scale bar and legend as a PNG")
+        self.heat_button = QPushButton("Show where the model looks")
+        self.heat_button.setCheckable(True)
+        self.heat_button.setToolTip("How sure the model is of a nucleus at each place in view")
+        grid = QGridLayout()
+        buttons = (
+            self.table_button,
+            self.picture_button,
+            self.import_button,
+            self.export_button,
+        )
+        for i, button in enumerate(buttons):
+            grid.addWidget(button, i // 2, i % 2)
+        grid.addWidget(self.heat_button, 2, 0, 1, 2)
+        return grid
+
+    def _connect(self) -> None:
+        self.runner, self.exporter, self.importer, self.heater = (
+            JobRunner(self),
+            JobRunner(self),
+            JobRunner(self),
+            JobRunner(self),
+        )
+        self.runner.finished.connect(self._on_answer)
+        self.runner.failed.connect(self._on_failed)
+        self.exporter.finished.connect(self._on_exported)
+        self.exporter.failed.connect(self._on_failed)
+        self.importer.finished.connect(self._on_imported)
+        self.importer.failed.connect(self._on_failed)
+        self.heater.finished.connect(self._on_heat)
+        self.heater.failed.connect(self._on_failed)
+        self._recount = single_shot(self, RECOUNT_MS, self._show_counts)
+        self._watch = QTimer(self)
+        self._watch.setInterval(SAVED_MS)
+        self._watch.timeout.connect(self._show_saved)
+        self.slide_box.currentIndexChanged.connect(self._on_slide)
+        self.tool_box.chosen.connect(self.use_tool)
+        self.classes.chosen.connect(self._on_class)
+        self.classes.added.connect(self._on_new_class)
+        self.readout.changed.connect(self._recount.start)
+        self.right_button.clicked.connect(lambda: self._with_tools("accept"))
+        self.delete_button.clicked.connect(lambda: self._with_tools("delete"))
+        self.undo_button.clicked.connect(lambda: self._with_tools("undo"))
+        self.redo_button.clicked.connect(lambda: self._with_tools("redo"))
+        self.keys_button.toggled.connect(self.show_keys)
+        self.conflict_button.clicked.connect(self.next_conflict)
+        self.table_button.clicked.connect(self.show_table)
+        self.import_button.clicked.connect(self._on_import)
+        self.export_button.clicked.connect(self._on_export)
+        self.picture_button.clicked.connect(self._on_picture)
+        self.heat_button.toggled.connect(self.show_heat)
+        layers = self.viewer.layers
+        layers.events.inserted.connect(self._on_layers)
+        layers.events.removed.connect(self._on_layers)
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Leave the slide as it is; corrections are on disk."""
+        self.shut_down()
+        super().closeEvent(event)
+
+    def shut_down(self) -> None:
+        """Stop everything this dock started and stop listening to the viewer."""
+        for runner in (self.runner, self.exporter, self.importer, self.heater):
+            runner.abandon()
+        self._recount.stop()
+        self._watch.stop()
+        layers = self.viewer.layers
+        layers.events.inserted.disconnect(self._on_layers)
+        layers.events.removed.disconnect(self._on_layers)
+        self._join(None)
+        self._slides = []
+
+    # Slides -----------------------------------------------------------------------------
+
+    def _on_layers(self, event: Any = None) -> None:
+        self._list_slides()
+
+    def _list_slides(self) -> None:
+        now = self.session.layer if self.session is not None else None
+        slides = [x for x in self.viewer.layers if is_slide_layer(x) and x.name != HEAT_LAYER]
+        if slides == self._slides:
+            return
+        self._slides = slides
+        same = [i for i, layer in enumerate(slides) if now is not None and layer == now]
+        self.slide_box.blockSignals(True)
+        self.slide_box.clear()
+        self.slide_box.addItems([layer.name for layer in slides])
+        self.slide_box.setCurrentIndex(same[0] if same else len(slides) - 1)
+        self.slide_box.blockSignals(False)
+        self.slide_box.setVisible(len(slides) > 1)
+        self._on_slide()
+
+    def _on_slide(self, _index: int = 0) -> None:
+        index = self.slide_box.currentIndex()
+        self._join(self._slides[index] if 0 <= index < len(self._slides) else None)
+
+    def _join(self, layer: Any | None) -> None:
+        now = None if layer is None else session_of(self.viewer, layer, self)
+        old = self.session
+        if old is not now:
+            if old is not None:
+                self._part(old)
+            self.session = now
+            if now is not None:
+                self._meet(now)
+        self.empty_label.setVisible(now is None)
+        self.body.setVisible(now is not None)
+        self._show_all()
+
+    def _meet(self, session: SlideSession) -> None:
+        for signal, call in self._signals(session):
+            signal.connect(call)
+        self.tools = Tools(session, tell=self.tell, ask=self.ask_at, changed=self._show_tools)
+        self.tools.extra_keys = {
+            "N": self.next_conflict,
+            "H": self.hide_cells,
+            "?": self.keys_button.toggle,
+            "Shift-/": self.keys_button.toggle,
+        }
+        self._watch.start()
+
+    def _part(self, session: SlideSession) -> None:
+        for signal, call in self._signals(session):
+            signal.disconnect(call)
+        if self.tools is not None:
+            self.tools.detach()
+            self.tools = None
+        if self._asker is not None:
+            self._asker.close()
+            self._asker = None
+        self._watch.stop()
+        self.keys_button.setChecked(False)
+        session.leave(self)
+
+    def _signals(self, session: SlideSession) -> tuple[tuple[Any, Any], ...]:
+        return (
+            (session.cells_changed, self._on_cells),
+            (session.selection_changed, self._show_selection),
+            (session.journal_changed, self._show_history),
+            (session.claims_changed, self._show_conflicts),
+            (session.view_changed, self._recount.start),
+            (session.opened, self._show_all),
+        )
+
+    # Showing ----------------------------------------------------------------------------
+
+    def _show_all(self) -> None:
+        self._on_cells()
+        self._show_tools()
+        self._show_selection()
+        self._show_history()
+        self._show_conflicts()
+        self._show_saved()
+        self._show_counts()
+
+    def _on_cells(self) -> None:
+        session = self.session
+        if session is None:
+            return
+        some = bool(session.cells.kept.any())
+        self.no_cells_label.setVisible(not some)
+        for button in (self.table_button, self.export_button, self.picture_button):
+            button.setEnabled(some)
+        self.heat_button.setEnabled(bool(session.model))
+        if self.tools is not None and self.tools.class_name is None:
+            self.tools.class_name = next(iter(session.cells.class_names), None)
+        areas = session.cells.annotations.areas
+        names = [a.name or f"{AREA_NAMES[a.kind]} {i}" for i, a in enumerate(areas.values(), 1)]
+        self.readout.offer_areas(list(zip(areas, names, strict=True)))
+        self._show_classes()
+        self._recount.start()
+
+    def _show_classes(self) -> None:
+        if self.session is not None and self.tools is not None:
+            self.classes.show_classes(self.session.color_names, self.tools.class_name)
+
+    def _show_tools(self) -> None:
+        if self.tools is None:
+            return
+        self.tool_box.show_tool(self.tools.tool)
+        self._show_classes()
+        self._show_selection()
+
+    def _show_selection(self) -> None:
+        session, tools = self.session, self.tools
+        if session is None or tools is None:
+            return
+        proposal, rows = tools.proposal, session.selected
+        self.right_button.setEnabled(proposal is not None or len(rows) > 0)
+        self.delete_button.setEnabled(proposal is None and len(rows) > 0)
+        self.right_button.setText("Accept (Enter)" if proposal is not None else "Right (Enter)")
+        self.selection_label.setText(
+            _selection_words(session)
+            if proposal is None
+            else _proposal_words(proposal, session.cells.threshold)
+        )
+
+    def _show_history(self) -> None:
+        session = self.session
+        if session is None:
+            return
+        for button, what, word in (
+            (self.undo_button, session.can_undo, "Undo"),
+            (self.redo_button, session.can_redo, "Redo"),
+        ):
+            button.setEnabled(what is not None and not session.read_only)
+            button.setToolTip(f"{word}: {what}" if what else f"There is nothing to {word.lower()}")
+
+    def _show_saved(self) -> None:
+        session = self.session
+        if session is None:
+            self.state_label.setVisible(False)
+            self.problem_label.setVisible(False)
+            return
+        self.state_label.setVisible(True)
+        self.state_label.setText(_saved_words(session))
+        self.problem_label.setText("\n".join(session.problems))
+        self.problem_label.setVisible(bool(session.problems))
+
+    def _show_conflicts(self) -> None:
+        found = () if self.session is None else self.session.conflicts
+        self.conflicts.setVisible(bool(found))
+        many = "1 disagreement" if len(found) == 1 else f"{len(found):,} disagreements"
+        self.conflict_label.setText(f"{many} between the latest run and your corrections")
+        self._next_conflict = 0
+
+    def _show_counts(self) -> None:
+        session = self.session
+        if session is None:
+            return
+        rows, px, note = self._counted(session, self.readout.combo().currentData())
+        area = area_mm2(px, session.frame.mpp)
+        counts = session.cells.counts(rows)
+        self.readout.show_rows(class_rows(counts, area_mm2=area), session.color_names, note)
+
+    def _counted(self, session: SlideSession, where: str) -> tuple[Any, float, str]:
+        """Rows, level-0 px² that were looked at, and what to know."""
+        cells, coverage = session.cells, session.coverage
+        if where == SLIDE:
+            px = coverage.area_px() if coverage is not None else 0.0
+            return np.flatnonzero(cells.kept), px, _corrected_words(session)
+        area = cells.annotations.areas.get(where)
+        if where != SCREEN and area is not None:
+            return cells.rows_within(area), area.area_px, ""
+        view = session.view()
+        if view is None:
+            return np.zeros(0, np.int64), 0.0, "Nothing of the slide is in view."
+        px = coverage.area_px(view) if coverage is not None else 0.0
+        missing = coverage is not None and px < 0.99 * view.area
+        note = "Part of the view was not analysed." if missing else ""
+        return cells.rows_in(view), px, note
+
+    def tell(self, text: str) -> None:
+        """Say what happened, in the dock and in the viewer's status line."""
+        self.message.setText(text)
+        self.viewer.status = text
+
+    # Tools ------------------------------------------------------------------------------
+
+    def use_tool(self, tool: Any) -> None:
+        """Choose a tool and give it the mouse and the keys."""
+        if self.session is None or self.tools is None:
+            return
+        if self.session.overlay is None:
+            self.session.show_layers()
+        self.tools.attach()
+        self.tools.choose(tool)
+
+    def _with_tools(self, what: str) -> None:
+        if self.tools is not None:
+            getattr(self.tools, what)()
+
+    def _on_class(self, name: str | None) -> None:
+        if self.tools is not None:
+            self.tools.use_class(name)
+
+    def _on_new_class(self, name: str) -> None:
+        if self.session is None or self.tools is None:
+            return
+        self.session.add_class(name)
+        self.tools.use_class(name)
+
+    def show_keys(self, shown: bool) -> None:
+        """All keys on the slide, or none."""
+        overlay = text_overlay_of(self.viewer)
+        overlay.visible = shown
+        if shown:
+            overlay.text = key_sheet()
+            overlay.font_size = 10
+            overlay.position = "top_left"
+            overlay.box = True
+
+    def hide_cells(self) -> None:
+        """Hide the cells to see the tissue, or show them again."""
+        if self.session is not None and self.session.overlay is not None:
+            self.session.overlay.hide(not self.session.overlay.hidden)
+
+    def next_conflict(self) -> None:
+        """Go to the next place where a newer run and a correction differ."""
+        session = self.session
+        if session is None or not session.conflicts:
+            self.tell("There are no disagreements.")
+            return
+        conflict = session.conflicts[self._next_conflict % len(session.conflicts)]
+        self._next_conflict += 1
+        session.show_box(conflict.box)
+        row = session.cells.rows_of([conflict.key])
+        session.select(row[row >= 0])
+        self.tell(f"{self._next_conflict} of {len(session.conflicts)}: {conflict.text}")
+
+    # The model --------------------------------------------------------------------------
+
+    def _ask_model(self) -> SlideAsker | None:
+        session = self.session
+        if session is None:
+            return None
+        if not session.model:
+            self.tell("Find cells with Detect cells first: the same model is asked.")
+            return None
+        if self._asker is None or self._asker.model != session.model:
+            if self._asker is not None:
+                self._asker.close()
+            source = source_of_layer(session.layer, mpp=session.frame.mpp)
+            self._asker = SlideAsker(source, self.models, session.model)
+        return self._asker
+
+    def ask_at(self, xy: tuple[float, float]) -> None:
+        """Ask the model what it sees at a point (x, y) in level-0 px."""
+        asker = self._ask_model()
+        if asker is not None:
+            self.tell("Asking the model…")
+            self.runner.start(lambda: asker.ask(xy))
+
+    def _on_answer(self, proposal: Proposal) -> None:
+        if self.tools is not None:
+            self.tools.propose(proposal)
+            self.tell("")
+
+    def show_heat(self, shown: bool) -> None:
+        """How sure the model is of a nucleus at each place in view, as a layer."""
+        old = [x for x in self.viewer.layers if x.name == HEAT_LAYER]
+        for layer in old:
+            self.viewer.layers.remove(layer)
+        asker = self._ask_model() if shown else None
+        session = self.session
+        view = None if session is None else session.view()
+        if asker is None or view is None:
+            self.heat_button.setChecked(False)
+            return
+        self.tell("Asking the model…")
+        self._heat_region = view
+        self.heater.start(lambda: asker.heatmap(view))
+
+    def _on_heat(self, found: tuple[Any, float]) -> None:
+        heat, side = found
+        session = self.session
+        if session is None or not self.heat_button.isChecked():
+            return
+        placed = session.frame.raster_options(side)
+        corner = np.array([[self._heat_region.x, self._heat_region.y]], np.float64)
+        shift = session.frame.to_world(corner)[0] - session.frame.to_world(np.zeros((1, 2)))[0]
+        translate = tuple(np.asarray(placed["translate"]) + shift)
+        layer = Image(
+            heat,
+            name=HEAT_LAYER,
+            colormap="magma",
+            contrast_limits=(0, 1),
+            opacity=0.6,
+            **{**placed, "translate": translate},
+        )
+        self.viewer.add_layer(layer)
+        if self.tools is not None and self.tools.layer is not None:
+            self.viewer.layers.selection.active = self.tools.layer
+        self.tell("Bright: the model expects a nucleus there. Only what was in view.")
+
+    # Files ------------------------------------------------------------------------------
+
+    def _on_failed(self, error: CellDETRError) -> None:
+        show_error(str(error))
+        self.tell(error.message)
+        self.export_button.setText("Export…")
+
+    def _on_export(self) -> None:
+        path = ask_export_path(self)
+        if path:
+            self.export_to(path)
+
+    def export_to(self, path: str | Path) -> None:
+        """Write cells and corrections, and say what reading the file back showed."""
+        if self.session is None or self.exporter.running:
+            return
+        self._target = Path(path)
+        self.export_button.setText("Writing…")
+        job = self.session.writing(self._target)
+        self.exporter.start(lambda: job)
+
+    def _on_exported(self, check: Any) -> None:
+        self.export_button.setText("Export…")
+        text = f"{self._target.name}: {check.sentence()}."
+        self.tell(text)
+        show_info(text)
+
+    def _on_import(self) -> None:
+        filters = "GeoJSON (*.geojson *.json *.geojson.gz *.json.gz)"
+        path, _ = QFileDialog.getOpenFileName(self, "Import annotations", "", filters)
+        if path:
+            self.import_from(path)
+
+    def import_from(self, path: str | Path) -> None:
+        """Take annotations from a GeoJSON file; one undo takes them all back."""
+        session, target = self.session, Path(path)
+        if session is None or self.importer.running:
+            return
+        if session.overlay is None:
+            session.show_layers()
+        present, bounds = session.corrected(), session.bounds
+        names = session.cells.class_names
+        usual = session.usual_size((session.size[0] / 2, session.size[1] / 2))
+        self.importer.start(
+            lambda: import_job(target, present, class_names=names, nucleus_px=usual, bounds=bounds)
+        )
+
+    def _on_imported(self, found: tuple[Any, Any]) -> None:
+        edit, report = found
+        if self.session is None:
+            return
+        try:
+            self.session.edit(edit)
+        except CellDETRError as error:
+            self._on_failed(error)
+            return
+        self.tell(report.sentence())
+        show_info(report.sentence())
+
+    def _on_picture(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save picture", "view.png", "PNG (*.png)")
+        if path:
+            self.save_picture(path)
+
+    def save_picture(self, path: str | Path) -> None:
+        """The view as it is on the screen, with scale bar, legend and counts, as a PNG."""
+        from napari_celldetr.pipeline.legend import LegendEntry
+        from napari_celldetr.pipeline.picture import view_picture, write_picture
+
+        session = self.session
+        if session is None:
+            return
+        view = view_of(self.viewer, session.frame)
+        shot = self.viewer.screenshot(canvas_only=True, flash=False)[..., :3]
+        mpp = session.frame.mpp
+        um = None if mpp is None or view is None else float(np.mean(mpp)) / view.zoom
+        region = session.view()
+        counts = session.cells.counts(session.cells.rows_in(region)) if region else {}
+        colors = session.color_names
+        legend = [LegendEntry(k, colors.get(k, GREY), n) for k, n in counts.items()]
+        target = Path(path).with_suffix(".png")
+        try:
+            picture = view_picture(np.ascontiguousarray(shot), um_per_px=um, legend=legend)
+            write_picture(picture, target)
+        except CellDETRError as error:
+            self._on_failed(error)
+            return
+        self.tell(f"{target.name} written.")
+
+    def show_table(self) -> None:
+        """All cells as a table in a dock of its own."""
+        from napari_celldetr.gui.table_dock import TableDock
+
+        if self.session is None:
+            return
+        for name, dock in dict(self.viewer.window.dock_widgets).items():
+            if isinstance(dock, TableDock):
+                self.viewer.window.dock_widgets[name].raise_()
+                return
+        self.viewer.window.add_dock_widget(TableDock(self.viewer), name="Cell table", area="bottom")
+
+
+def _proposal_words(proposal: Proposal, threshold: float) -> str:
+    name = proposal.class_name or "unknown type"
+    said = f"The model sees a cell here: {name}, score {proposal.score:.2f}."
+    if proposal.score < threshold:
+        said = f"The model doubts that this is a cell (score {proposal.score:.2f}); if so: {name}."
+    return f"{said} Accept, reject with Esc, or press a class's number first."
+
+
+def _selection_words(session: SlideSession) -> str:
+    rows = session.selected
+    if not len(rows):
+        return "Nothing is selected."
+    if len(rows) > 1:
+        counts = [f"{n:,} {name}" for name, n in session.cells.counts(rows).items() if n]
+        return f"{len(rows):,} cells selected: {', '.join(counts)}."
+    row = int(rows[0])
+    names = [*session.cells.class_names, "unknown"]
+    words = [names[int(session.cells.class_ids[row])]]
+    status = Status(int(session.cells.status[row]))
+    if SAID[status]:
+        (key,) = session.cells.keys_of(rows).tolist()
+        said = session.cells.annotations.cells.get((key[0], key[1]))
+        words.append(f"{STATUS_TEXT[status]} by {said.author}" if said else STATUS_TEXT[status])
+        if said is not None and said.claim is not None and said.claim[1] != said.class_id:
+            words.append(f"the model said {names[said.claim[1]]}")
+    else:
+        words.append(f"the model's claim, score {session.cells.scores[row]:.2f}")
+    mpp = session.frame.mpp
+    if mpp is not None:
+        x0, y0, x1, y1 = session.cells.boxes[row].tolist()
+        words.append(f"{(x1 - x0) * mpp[0]:.1f} × {(y1 - y0) * mpp[1]:.1f} µm")
+    return "; ".join(words) + "."
+
+
+STATUS_TEXT: Mapping[Status, str] = {
+    Status.CONFIRMED: "confirmed",
+    Status.RECLASSED: "class changed",
+    Status.MOVED: "moved",
+    Status.ADDED: "added",
+}
+
+
+def _corrected_words(session: SlideSession) -> str:
+    cells = session.cells
+    said = int(SAID[cells.status[cells.kept]].sum())
+    gone = int((cells.status == Status.DELETED).sum())
+    if not said and not gone:
+        return "No corrections yet."
+    return f"{said:,} of these were said or confirmed by people; {gone:,} were deleted."
+
+
+def _saved_words(session: SlideSession) -> str:
+    if session.state == "opening":
+        return "Looking for earlier work on this slide…"
+    if session.read_only:
+        return f"Read only. {session.read_only}"
+    saved = session.saved
+    if saved is None:
+        return "Corrections are kept until the slide is closed: export them."
+    return str(saved.words)

@@ -1,0 +1,177 @@
+"""Parts of the *Review cells* dock: tools, classes, figures. Each shows; none of them decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QGridLayout,
+    QHBoxLayout,
+    QInputDialog,
+    QLabel,
+    QPushButton,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_celldetr.gui.detect_dock import counts_table, fill_counts, short_combo, swatch
+from napari_celldetr.gui.panel import wrapped_label
+from napari_celldetr.gui.tools import TOOLS, Tool
+
+Color = tuple[int, int, int]
+PER_ROW = 3
+MOST_KEYS = 9
+UNKNOWN_TEXT = "unknown"
+GREY: Color = (160, 160, 160)
+
+
+class ToolBox(QWidget):
+    """The tools as buttons, and a line that says what the mouse does."""
+
+    chosen = Signal(object)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        grid = QGridLayout()
+        grid.setSpacing(3)
+        self._group = QButtonGroup(self)
+        self._buttons: dict[Tool, QPushButton] = {}
+        for i, (tool, info) in enumerate(TOOLS.items()):
+            button = QPushButton(f"{info.name}  ({info.key.upper()})")
+            button.setCheckable(True)
+            button.setToolTip(info.hint)
+            button.clicked.connect(lambda _=False, t=tool: self.chosen.emit(t))
+            self._group.addButton(button)
+            self._buttons[tool] = button
+            grid.addWidget(button, i // PER_ROW, i % PER_ROW)
+        self.hint = wrapped_label("")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(grid)
+        column.addWidget(self.hint)
+
+    def show_tool(self, tool: Tool) -> None:
+        """Which one is in use."""
+        self._buttons[tool].setChecked(True)
+        self.hint.setText(TOOLS[tool].hint)
+
+    def button(self, tool: Tool) -> QPushButton:
+        """The button of a tool."""
+        return self._buttons[tool]
+
+
+class ClassList(QWidget):
+    """A button per class with its colour and key, and one to add a class."""
+
+    chosen = Signal(object)
+    added = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(2)
+        self._buttons: dict[str | None, QToolButton] = {}
+        self._shown: tuple[Any, ...] = ()
+        self.new_button = QToolButton()
+        self.new_button.setText("+ new class…")
+        self.new_button.setAutoRaise(True)
+        self.new_button.setToolTip("Add a class of your own; cells can then be given it")
+        self.new_button.clicked.connect(self._ask)
+        self._column.addWidget(self.new_button)
+
+    def show_classes(self, colors: Mapping[str, Color], now: str | None) -> None:
+        """These classes, of which `now` is in use (None for unknown)."""
+        state = (tuple(colors.items()),)
+        if state != self._shown:
+            self._shown = state
+            for button in self._buttons.values():
+                self._column.removeWidget(button)
+                button.deleteLater()
+            self._buttons = {}
+            rows: list[tuple[str | None, str, Color]] = [
+                (name, str(i) if i <= MOST_KEYS else "", color)
+                for i, (name, color) in enumerate(colors.items(), 1)
+            ]
+            for place, (name, key, color) in enumerate([*rows, (None, "0", GREY)]):
+                button = self._button(name, key, color)
+                self._column.insertWidget(place, button)
+                self._buttons[name] = button
+        for name, button in self._buttons.items():
+            button.setChecked(name == now)
+
+    def _button(self, name: str | None, key: str, color: Color) -> QToolButton:
+        button = QToolButton()
+        words = name if name is not None else UNKNOWN_TEXT
+        button.setText(f"{words}   ({key})" if key else words)
+        button.setIcon(swatch(color))
+        button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        button.setCheckable(True)
+        button.setAutoRaise(True)
+        button.setToolTip(f"Selected and next cells are {words}" + (f"; key {key}" if key else ""))
+        button.clicked.connect(lambda _=False, n=name: self.chosen.emit(n))
+        return button
+
+    def button(self, name: str | None) -> QToolButton:
+        """The button of a class."""
+        return self._buttons[name]
+
+    def _ask(self) -> None:
+        name, given = QInputDialog.getText(self, "New class", "Name of the class")
+        if given and name.strip():
+            self.added.emit(name.strip())
+
+
+SCREEN, SLIDE = "screen", "slide"
+
+
+class Readout(QWidget):
+    """Counts and densities of the screen, a drawn area or the slide."""
+
+    changed = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.where = short_combo("Where cells are counted")
+        self.where.addItem("What is on the screen", SCREEN)
+        self.where.addItem("Whole slide", SLIDE)
+        self.where.currentIndexChanged.connect(lambda _: self.changed.emit())
+        self.table = counts_table()
+        self.note = wrapped_label("")
+        row = QHBoxLayout()
+        row.addWidget(QLabel("Count in"))
+        row.addWidget(self.where, 1)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addLayout(row)
+        column.addWidget(self.table)
+        column.addWidget(self.note)
+
+    def offer_areas(self, areas: Sequence[tuple[str, str]]) -> None:
+        """Drawn areas to count in: id and name of each."""
+        wanted = [(SCREEN, "What is on the screen"), (SLIDE, "Whole slide"), *areas]
+        have = [(self.where.itemData(i), self.where.itemText(i)) for i in range(self.where.count())]
+        if have == wanted:
+            return
+        now = self.where.currentData()
+        self.where.blockSignals(True)
+        self.where.clear()
+        for key, name in wanted:
+            self.where.addItem(name, key)
+        self.where.setCurrentIndex(max(self.where.findData(now), 0))
+        self.where.blockSignals(False)
+
+    def show_rows(self, rows: list[Any], colors: Mapping[str, Color], note: str) -> None:
+        """Rows of `class_rows`, and what to know of them."""
+        fill_counts(self.table, rows, colors)
+        self.note.setText(note)
+        self.note.setVisible(bool(note))
+
+    def combo(self) -> QComboBox:
+        """The choice of where."""
+        return self.where
