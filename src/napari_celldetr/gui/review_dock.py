@@ -60,7 +60,7 @@ class ReviewDock(QWidget):
         self.models = models or shared_models()
         self.session: SlideSession | None = None
         self.tools: Tools | None = None
-        self._slides: list[Any] = []
+        self._slides: list[Any] | None = None
         self._asker: SlideAsker | None = None
         self._next_conflict = 0
         self._target = Path()
@@ -136,7 +136,7 @@ class ReviewDock(QWidget):
     def _build_history(self) -> QHBoxLayout:
         self.undo_button = QPushButton("Undo (Ctrl-Z)")
         self.redo_button = QPushButton("Redo")
-        self.keys_button = QPushButton("Keys (?)")
+        self.keys_button = QPushButton("Keys (F1)")
         self.keys_button.setCheckable(True)
         self.keys_button.setToolTip("Show all keys on the slide")
         row = QHBoxLayout()
@@ -259,7 +259,8 @@ class ReviewDock(QWidget):
 
     def _on_slide(self, _index: int = 0) -> None:
         index = self.slide_box.currentIndex()
-        self._join(self._slides[index] if 0 <= index < len(self._slides) else None)
+        slides = self._slides or []
+        self._join(slides[index] if 0 <= index < len(slides) else None)
 
     def _join(self, layer: Any | None) -> None:
         now = None if layer is None else session_of(self.viewer, layer, self)
@@ -281,8 +282,7 @@ class ReviewDock(QWidget):
         self.tools.extra_keys = {
             "N": self.next_conflict,
             "H": self.hide_cells,
-            "?": self.keys_button.toggle,
-            "Shift-/": self.keys_button.toggle,
+            "F1": self.keys_button.toggle,
         }
         self._watch.start()
 

@@ -96,11 +96,11 @@ OTHER_KEYS: tuple[tuple[str, str], ...] = (
     ("N", "next disagreement with the model"),
     ("H", "hide or show the cells"),
     ("Space", "hold to move the slide with any tool"),
-    ("?", "show or hide these keys"),
+    ("F1", "show or hide these keys"),
 )
 
 
-HELP = "CellDETR keys: V select, A add, Q ask, 1–9 class, Del delete, Ctrl-Z undo, ? all keys"
+HELP = "CellDETR keys: V select, A add, Q ask, 1–9 class, Del delete, Ctrl-Z undo, F1 all keys"
 """What the viewer's status bar says instead of napari's own keys for points."""
 
 

@@ -1,0 +1,279 @@
+"""*Review cells* and *Cell table* in a real viewer."""
+
+import json
+
+import numpy as np
+import pytest
+from fakes import spaced_centres
+from qtpy.QtCore import Qt
+from viewer_fakes import FakeModels, slide_image
+
+from napari_celldetr.core.annotations import Status
+from napari_celldetr.core.errors import ExportError
+from napari_celldetr.core.regions import Region
+from napari_celldetr.gui.overlay import camera_of
+from napari_celldetr.gui.review_dock import EMPTY_TEXT, HEAT_LAYER, ReviewDock
+from napari_celldetr.gui.review_jobs import SlideAsker
+from napari_celldetr.gui.table_dock import ALL, CORRECTED, SELECTED, VIEW, TableDock
+from napari_celldetr.gui.tools import Proposal, Tool
+
+SIZE = (960, 720)
+TRUTH = spaced_centres(SIZE)
+
+
+@pytest.fixture
+def review(make_dock, run_whole, field_image):
+    """A viewer with found cells, and the dock to review them."""
+    viewer, detect = make_dock(field_image)
+    run_whole(detect)
+    dock = ReviewDock(viewer, models=detect.models)
+    viewer.window.add_dock_widget(dock, name="Review cells")
+    return viewer, dock
+
+
+def shown(table):
+    rows = [[table.item(r, c).text() for c in range(4)] for r in range(table.rowCount())]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_without_a_slide_the_dock_says_what_to_do(make_napari_viewer_proxy):
+    viewer = make_napari_viewer_proxy()
+    dock = ReviewDock(viewer, models=FakeModels())
+    viewer.window.add_dock_widget(dock)
+    assert dock.empty_label.text() == EMPTY_TEXT
+    assert dock.empty_label.isVisibleTo(dock)
+    assert not dock.body.isVisibleTo(dock)
+
+
+def test_correcting_with_keys_and_buttons(review, qtbot):
+    viewer, dock = review
+    session = dock.session
+    dock.use_tool(Tool.SELECT)
+    assert viewer.layers.selection.active == session.overlay.layer("marks")
+    xy = tuple(float(v) for v in session.cells.centres[0])
+    dock.tools.stroke(xy).end()
+    assert "the model's claim" in dock.selection_label.text()
+    dock.classes.button("red").click()
+    row = session.cells.nearest(xy, 5)
+    assert session.cells.status[row] in (Status.RECLASSED, Status.CONFIRMED)
+    dock.tools.stroke(xy).end()
+    assert f"by {session.author}" in dock.selection_label.text()
+    assert dock.undo_button.isEnabled()
+    assert "1 cell as red" in dock.undo_button.toolTip()
+    dock.delete_button.click()
+    assert int(session.cells.kept.sum()) == len(TRUTH) - 1
+    dock.undo_button.click()
+    dock.undo_button.click()
+    assert int(session.cells.kept.sum()) == len(TRUTH)
+    assert not session.cells.annotations.cells
+    dock.redo_button.click()
+    qtbot.waitUntil(lambda: "saved" in dock.state_label.text(), timeout=5000)
+
+
+def test_counts_of_screen_slide_and_area(review, qtbot):
+    viewer, dock = review
+    session = dock.session
+    camera_of(viewer).zoom = 8.0
+    qtbot.waitUntil(
+        lambda: (
+            shown(dock.readout.table).get("all cells", [""])[0]
+            == f"{len(session.cells.rows_in(session.view())):,}"
+        ),
+        timeout=3000,
+    )
+    view = session.view()
+    density = len(session.cells.rows_in(view)) / (view.area * 0.25 / 1e6)
+    assert shown(dock.readout.table)["all cells"][2] == f"{density:,.0f}"
+    dock.readout.where.setCurrentIndex(1)
+    qtbot.waitUntil(
+        lambda: shown(dock.readout.table)["all cells"][0] == f"{len(TRUTH):,}", timeout=3000
+    )
+    dock.use_tool(Tool.AREA)
+    dock.tools.stroke((100, 100)).to((400, 100), (400, 300), (100, 300)).end()
+    qtbot.waitUntil(lambda: dock.readout.where.count() == 3, timeout=3000)
+    dock.readout.where.setCurrentIndex(2)
+    inside = len(session.cells.rows_in(Region(100, 100, 300, 200)))
+    qtbot.waitUntil(
+        lambda: shown(dock.readout.table)["all cells"][:1] == [f"{inside}"], timeout=3000
+    )
+    assert shown(dock.readout.table)["all cells"][2] == f"{inside / (300 * 200 * 0.25 / 1e6):,.0f}"
+
+
+def test_keys_reach_the_tools_through_the_viewer(review, qtbot):
+    _, dock = review
+    dock.use_tool(Tool.SELECT)
+    layer = dock.session.overlay.layer("marks")
+    pressed = {str(key): call for key, call in layer.keymap.items()}
+    pressed["L"](layer)
+    assert dock.tools.tool is Tool.LASSO
+    assert dock.tool_box.button(Tool.LASSO).isChecked()
+    pressed["F1"](layer)
+    assert dock.keys_button.isChecked()
+    dock.session.select(np.arange(3))
+    pressed["Delete"](layer)
+    assert int(dock.session.cells.kept.sum()) == len(TRUTH) - 3
+    pressed["Ctrl+Z"](layer)
+    assert int(dock.session.cells.kept.sum()) == len(TRUTH)
+    pressed["H"](layer)
+    assert dock.session.overlay.hidden
+
+
+def test_a_new_class_gets_a_key_and_a_colour(review):
+    _, dock = review
+    dock.use_tool(Tool.SELECT)
+    dock.session.select(np.array([0]))
+    dock.classes.added.emit("mitosis")
+    assert "(3)" in dock.classes.button("mitosis").text()
+    assert dock.session.cells.class_names[-1] == "mitosis"
+    assert dock.session.corrected().cells.counts()["mitosis"] == 1
+
+
+def test_asking_the_model_and_its_heat(review, qtbot, monkeypatch):
+    viewer, dock = review
+
+    def ask(self, xy):
+        yield from ()
+        return Proposal((xy[0] - 8, xy[1] - 8, xy[0] + 8, xy[1] + 8), "dark", 0.61)
+
+    def heat(self, region):
+        yield from ()
+        return np.full((region.height // 4, region.width // 4), 0.5, np.float32), 4.0
+
+    monkeypatch.setattr(SlideAsker, "ask", ask)
+    monkeypatch.setattr(SlideAsker, "heatmap", heat)
+    dock.use_tool(Tool.ASK)
+    dock.tools.stroke((480, 11)).end()
+    qtbot.waitUntil(lambda: dock.tools.proposal is not None, timeout=5000)
+    assert "dark, score 0.61" in dock.selection_label.text()
+    dock.right_button.click()
+    assert int(dock.session.cells.kept.sum()) == len(TRUTH) + 1
+    dock.heat_button.setChecked(True)
+    qtbot.waitUntil(lambda: HEAT_LAYER in viewer.layers, timeout=5000)
+    view, layer = dock.session.view(), viewer.layers[HEAT_LAYER]
+    corner = layer.data_to_world((-0.5, -0.5))
+    np.testing.assert_allclose(
+        dock.session.frame.from_world(np.array([corner]))[0], (view.x, view.y), atol=1e-6
+    )
+    dock.heat_button.setChecked(False)
+    assert HEAT_LAYER not in viewer.layers
+
+
+def test_export_import_and_picture(review, qtbot, tmp_path, notes):
+    _, dock = review
+    session = dock.session
+    session.select(np.array([0, 1]))
+    dock.use_tool(Tool.SELECT)
+    dock.tools.delete()
+    dock.tools.choose(Tool.ADD)
+    dock.tools.stroke((700, 9)).end()
+    path = tmp_path / "cells.geojson"
+    dock.export_to(path)
+    qtbot.waitUntil(lambda: not dock.exporter.running, timeout=20_000)
+    assert "read back" in dock.message.text()
+    features = json.loads(path.read_text())["features"]
+    assert len(features) == len(TRUTH) - 1
+    before = session.corrected()
+    dock.tools.undo()
+    dock.import_from(path)
+    qtbot.waitUntil(lambda: not dock.importer.running, timeout=20_000)
+    after = session.corrected()
+    assert len(after) == len(before)
+    assert "1 added" in dock.message.text()
+    dock.save_picture(tmp_path / "view")
+    from PIL import Image
+
+    with Image.open(tmp_path / "view.png") as picture:
+        assert picture.size[0] > 200
+    dock.import_from(tmp_path / "none.geojson")
+    qtbot.waitUntil(lambda: not dock.importer.running, timeout=5000)
+    assert isinstance(notes[-1], str)
+    assert len(session.corrected()) == len(before)
+    dock.export_to(tmp_path / "none" / "cells.csv")
+    qtbot.waitUntil(lambda: not dock.exporter.running, timeout=5000)
+    assert dock.export_button.text() == "Export…"
+    with pytest.raises(ExportError):
+        session.write(tmp_path / "cells.doc")
+
+
+def test_the_table_follows_the_slide_and_the_slide_the_table(review, qtbot):
+    viewer, dock = review
+    session = dock.session
+    table = TableDock(viewer)
+    viewer.window.add_dock_widget(table, name="Cell table", area="bottom")
+    assert table.model.rowCount() == len(TRUTH)
+    place = table.which.findData
+    model, view = table.model, table.view
+    table._on_heading(1)
+    scores = [float(model.data(model.index(i, 1))) for i in range(model.rowCount())]
+    assert scores == sorted(scores)
+    table._on_heading(1)
+    assert float(model.data(model.index(0, 1))) == max(scores)
+    view.selectRow(5)
+    assert session.selected.tolist() == [model.rows[5]]
+    centre = session.cells.centres[session.selected[0]]
+    shown_at = session.view().centre
+    assert np.hypot(*(np.array(shown_at) - centre)) < 3
+    table.which.setCurrentIndex(place(SELECTED))
+    assert model.rowCount() == 1
+    session.select(np.arange(7))
+    qtbot.waitUntil(lambda: model.rowCount() == 7, timeout=3000)
+    table.which.setCurrentIndex(place(VIEW))
+    assert model.rowCount() == len(session.cells.rows_in(session.view()))
+    table.which.setCurrentIndex(place(CORRECTED))
+    assert model.rowCount() == 0
+    dock.use_tool(Tool.SELECT)
+    dock.tools.accept()
+    qtbot.waitUntil(lambda: model.rowCount() == 7, timeout=3000)
+    assert model.data(model.index(0, 2)) == "confirmed"
+    table.which.setCurrentIndex(place(ALL))
+    assert model.rowCount() == len(TRUTH)
+    assert model.headerData(3, Qt.Orientation.Horizontal) == "x µm"
+
+
+def test_every_control_has_a_tooltip_and_no_label_is_cut(review, qtbot):
+    from qtpy.QtWidgets import QAbstractButton, QComboBox, QLabel
+
+    _, dock = review
+    for kind in (QAbstractButton, QComboBox):
+        for widget in dock.findChildren(kind):
+            if widget.isVisibleTo(dock) and widget.objectName() != "qt_toolbar_ext_button":
+                assert widget.toolTip(), widget
+    dock.resize(330, 780)
+    qtbot.wait(50)
+    for label in dock.findChildren(QLabel):
+        if label.isVisible() and label.text() and not label.wordWrap():
+            assert label.width() >= label.sizeHint().width() - 1, label.text()
+
+
+def test_closing_the_dock_leaves_the_cells_and_saves(review, qtbot):
+    viewer, dock = review
+    session = dock.session
+    dock.use_tool(Tool.SELECT)
+    session.select(np.array([0]))
+    dock.tools.delete()
+    count = len(viewer.layers)
+    viewer.window.remove_dock_widget(dock)
+    dock.close()
+    assert len(viewer.layers) == count
+    assert session.users
+    again = ReviewDock(viewer, models=FakeModels())
+    viewer.window.add_dock_widget(again, name="Review cells")
+    assert again.session is session
+    assert again.session.can_undo == "delete 1 cell"
+
+
+def test_without_cells_a_person_can_begin(make_napari_viewer_proxy, qtbot):
+    viewer = make_napari_viewer_proxy()
+    viewer.add_layer(slide_image(np.full((300, 400, 3), 255, np.uint8)))
+    dock = ReviewDock(viewer, models=FakeModels())
+    viewer.window.add_dock_widget(dock)
+    qtbot.waitUntil(lambda: dock.session.state == "open", timeout=10_000)
+    assert dock.no_cells_label.isVisibleTo(dock)
+    dock._on_new_class("mine")
+    dock.use_tool(Tool.ADD)
+    dock.tools.stroke((100, 100)).end()
+    assert dock.session.corrected().cells.counts() == {"mine": 1}
+    assert not dock.no_cells_label.isVisibleTo(dock)
+    dock.use_tool(Tool.ASK)
+    dock.tools.stroke((200, 100)).end()
+    assert "Detect cells first" in dock.message.text()

@@ -1,0 +1,283 @@
+"""A slide's session: what outlives the window, who may write, and what runs add to each other."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tifffile
+from napari.components import ViewerModel
+from tables import NAMES, random_table, table_of
+
+from napari_celldetr.core.annotations import Area, Status
+from napari_celldetr.core.edits import add, delete, mark, relabel
+from napari_celldetr.core.errors import AnnotationError
+from napari_celldetr.core.progress import TileEvent
+from napari_celldetr.core.regions import Region, TileGrid
+from napari_celldetr.gui.contributions import get_reader
+from napari_celldetr.gui.coverage import Seen
+from napari_celldetr.gui.prepared import prepare, with_earlier
+from napari_celldetr.gui.session import SESSION_KEY, session_of
+from napari_celldetr.pipeline.project import Project
+
+CARD = SimpleNamespace(
+    name="fake",
+    weights_sha256="w1",
+    class_names=NAMES,
+    class_colors=((0, 0, 200), (200, 0, 0)),
+    threshold=0.5,
+)
+SIZE = (1200, 900)
+
+
+@pytest.fixture
+def slide_path(tmp_path):
+    path = tmp_path / "case.ome.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, (SIZE[1], SIZE[0], 3), np.uint8)
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", tile=(256, 256), metadata={"PhysicalSizeX": 0.5,
+        "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"},
+    )  # fmt: skip
+    return path
+
+
+def open_slide(path):
+    viewer = ViewerModel()
+    ((data, options, _),) = get_reader(str(path))(str(path))
+    return viewer, viewer.add_image(data, **options)
+
+
+@pytest.fixture
+def begin(slide_path, qtbot):
+    """Open the slide in a window of its own: ``begin() -> (session, user)``."""
+    users = []
+
+    def make():
+        viewer, layer = open_slide(slide_path)
+        user = object()
+        session = session_of(viewer, layer, user)
+        users.append((session, user))
+        qtbot.waitUntil(lambda: session.state != "opening", timeout=10_000)
+        return session, user
+
+    yield make
+    for session, user in users:
+        session.leave(user)
+
+
+def run(session, table, region=None, *, identity=("w1", "{}")):
+    """What a run of a model does to a session, tiles and merged result."""
+    session.begin(CARD, identity, 0.5)
+    earlier = session.earlier()
+    region = region or Region(0, 0, *SIZE)
+    for tile in TileGrid(512, 0).plan(region):
+        mine = table.select(np.array([tile.core.contains(x, y) for x, y in table.centres], bool))
+        session.add_tile(TileEvent(tile, "done", mine), within=region)
+    merged = with_earlier(table, earlier.claims, region)
+    ready = prepare(
+        merged,
+        SIZE,
+        mpp=0.5,
+        annotations=earlier.annotations(),
+        threshold=0.5,
+        seen=earlier.seen,
+    )
+    session.take(ready)
+
+
+def saved(session, qtbot):
+    qtbot.waitUntil(lambda: not session._saver.running, timeout=10_000)
+    assert session.saved.kind in ("saved", "saving")
+    session._journal.flush(10)
+
+
+def test_a_slide_comes_back_as_it_was_left(begin, qtbot):
+    session, user = begin()
+    assert session.state == "open"
+    run(session, random_table(300, SIZE).ordered())
+    rows = np.flatnonzero(session.cells.kept)
+    session.edit(relabel(session.cells, rows[:5], "red"))
+    session.edit(delete(session.cells, rows[7:9]))
+    session.edit(add(session.cells, np.array([[50.0, 50, 66, 66]]), "new"))
+    session.edit(mark(session.cells, Area(((0, 0), (90, 0), (90, 90)))))
+    session.set_threshold(0.7)
+    session.viewer.scene.camera.zoom = 3.5
+    before, digest = session.corrected(), session.cells.annotations.digest()
+    saved(session, qtbot)
+    session.leave(user)
+    again, _ = begin()
+    assert again.cells.annotations.digest() == digest
+    assert again.cells.threshold == 0.7
+    after = again.corrected()
+    assert after.cells == before.cells
+    np.testing.assert_array_equal(after.ids, before.ids)
+    np.testing.assert_array_equal(after.status, before.status)
+    assert again.cells.class_names == (*NAMES, "new")
+    assert again.colors[:2] == list(CARD.class_colors)
+    assert again.viewer.scene.camera.zoom == 3.5
+    assert again.coverage.area_px() == SIZE[0] * SIZE[1]
+    assert again.can_undo == "mark complete area"
+    # And everything can still be taken back.
+    for _ in range(4):
+        again.undo()
+    assert again.undo() is None
+    assert not again.cells.annotations.cells
+
+
+def test_a_second_window_on_the_slide_may_only_look(begin, qtbot):
+    session, user = begin()
+    run(session, random_table(50, SIZE).ordered())
+    session.edit(delete(session.cells, np.flatnonzero(session.cells.kept)[:1]))
+    saved(session, qtbot)
+    other, _ = begin()
+    assert session.author in other.read_only
+    assert len(other.corrected()) == len(session.corrected())
+    with pytest.raises(AnnotationError, match="looked at only"):
+        other.edit(delete(other.cells, np.flatnonzero(other.cells.kept)[:1]))
+    assert len(other.corrected()) == len(session.corrected())
+    session.leave(user)
+    third, _ = begin()
+    assert third.read_only == ""
+
+
+def test_edits_made_while_the_record_opens_are_written_down(slide_path, qtbot):
+    viewer, layer = open_slide(slide_path)
+    user = object()
+    session = session_of(viewer, layer, user)
+    assert session.state == "opening"
+    session.edit(add(session.cells, np.array([[50.0, 50, 66, 66]]), "mine"))
+    qtbot.waitUntil(lambda: session.state == "open", timeout=10_000)
+    assert session.can_undo == "add 1 cell as mine"
+    assert len(session.corrected()) == 1
+    session._journal.flush(10)
+    session.leave(user)
+    record = Project.open(author="x").slide(next(iter(Project.open(author="x").slides())))
+    with record, record.journal() as journal:
+        assert len(journal) == 1
+
+
+def test_runs_on_two_parts_of_a_slide_add_up(begin):
+    session, _ = begin()
+    table = random_table(400, SIZE).ordered()
+    left, right = Region(0, 0, 500, 900), Region(500, 0, 700, 900)
+    for region in (left, right):
+        x = table.centres[:, 0]
+        inside = (x >= region.x) & (x < region.x1)
+        run(session, table.select(inside), region)
+    assert session.corrected().cells.digest() == prepared_digest(table)
+    assert session.coverage.area_px() == SIZE[0] * SIZE[1]
+
+
+def prepared_digest(table):
+    from napari_celldetr.pipeline.measure import size_columns
+
+    kept = table.above(0.5).ordered()
+    return kept.with_columns(**size_columns(kept.boxes, (0.5, 0.5))).digest()
+
+
+def test_another_models_cells_take_the_place_of_the_first_ones(begin):
+    session, _ = begin()
+    run(session, table_of([[100, 100, 116, 116], [300, 300, 316, 316]]))
+    session.edit(relabel(session.cells, np.array([0]), "red"))
+    run(
+        session,
+        table_of([[102, 101, 118, 117], [600, 600, 616, 616]]),
+        identity=("w2", "{}"),
+    )
+    now = session.corrected().cells
+    assert [(float(x), float(y)) for x, y in now.centres] == [(108, 108), (608, 608)]
+    assert now.class_labels.tolist() == ["red", "dark"]
+    assert session.conflicts == ()
+
+
+def test_a_disagreement_with_a_new_run_is_kept_for_the_docks(begin):
+    session, _ = begin()
+    run(session, table_of([[100, 100, 116, 116]]))
+    session.edit(relabel(session.cells, np.array([0]), "other"))
+    run(session, table_of([[101, 100, 117, 116]], class_ids=[1]), identity=("w2", "{}"))
+    (conflict,) = session.conflicts
+    assert "now says red; you said other" in conflict.text
+
+
+def test_tiles_that_failed_are_still_seen_after_reopening(begin, qtbot):
+    session, user = begin()
+    session.begin(CARD, ("w1", "{}"), 0.5)
+    grid = TileGrid(512, 0)
+    session.add_tile(TileEvent(grid.tile(0, 0), "done", table_of([[9, 9, 25, 25]])))
+    session.add_tile(TileEvent(grid.tile(0, 1), "failed", None, "a reason"))
+    session.take(prepare(table_of([[9, 9, 25, 25]]), SIZE, mpp=0.5))
+    saved(session, qtbot)
+    session.leave(user)
+    again, _ = begin()
+    counted = again.coverage.counted()
+    assert counted == session.coverage.counted()
+    assert counted[Seen.FAILED] > 0
+    assert again.coverage.area_px() == 512 * 512
+
+
+def test_a_damaged_result_is_told_and_corrections_stay(begin, qtbot, tmp_path):
+    session, user = begin()
+    run(session, table_of([[100, 100, 116, 116]]))
+    session.edit(relabel(session.cells, np.array([0]), "red"))
+    saved(session, qtbot)
+    session.leave(user)
+    (about,) = (tmp_path / "project").rglob("cells/*.json")
+    said = json.loads(about.read_text())
+    about.write_text(json.dumps({**said, "sha256": "0" * 64}))
+    again, _ = begin()
+    assert again.problems
+    assert len(again.cells.annotations) == 1
+    assert again.cells.status[again.cells.kept].tolist() == [Status.RECLASSED]
+
+
+def test_a_project_that_cannot_be_used_is_told_and_corrections_hold(
+    slide_path, qtbot, tmp_path, monkeypatch
+):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    monkeypatch.setenv("CELLDETR_PROJECT", str(tmp_path / "thesis"))
+    viewer, layer = open_slide(slide_path)
+    user = object()
+    session = session_of(viewer, layer, user)
+    qtbot.waitUntil(lambda: session.state != "opening", timeout=10_000)
+    assert session.state == "unsaved"
+    assert session.problems
+    session.edit(add(session.cells, np.array([[50.0, 50, 66, 66]]), "mine"))
+    assert session.undo() == "add 1 cell as mine"
+    session.redo()
+    assert len(session.corrected()) == 1
+    session.leave(user)
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+def test_docks_share_a_session_and_a_copy_of_the_layer_has_its_own(begin):
+    from copy import deepcopy
+
+    session, _ = begin()
+    assert session_of(session.viewer, session.layer, session) is session
+    session.leave(session)
+    assert deepcopy(session.layer.metadata)[SESSION_KEY].session is None
+
+
+def test_removing_the_slide_lets_go_of_its_record(begin):
+    session, _ = begin()
+    session.edit(add(session.cells, np.array([[50.0, 50, 66, 66]]), "mine"))
+    session.viewer.layers.remove(session.layer)
+    assert session.state == ""
+    other, _ = begin()
+    assert other.read_only == ""
+    assert len(other.corrected()) == 1
+
+
+def test_the_same_run_again_changes_nothing(begin):
+    session, _ = begin()
+    table = random_table(200, SIZE).ordered()
+    run(session, table)
+    session.edit(delete(session.cells, np.flatnonzero(session.cells.kept)[:3]))
+    before = session.corrected()
+    layers = list(session.viewer.layers)
+    run(session, table)
+    after = session.corrected()
+    assert after.cells == before.cells
+    np.testing.assert_array_equal(after.ids, before.ids)
+    assert list(session.viewer.layers) == layers
