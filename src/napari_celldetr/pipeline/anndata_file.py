@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +68,8 @@ def writing_h5ad(rows: CellRows, path: Path) -> Steps[None]:
     yield 0
     try:
         anndata.AnnData(matrix, obs=obs, var=var, obsm=obsm, uns=uns).write_h5ad(path)
-    except RuntimeError as error:
-        # HDF5 says so when closing a file that could not be written to its end.
-        raise OSError(str(error)[:200]) from error
+    except (RuntimeError, OSError) as error:
+        raise _system_error(error) from error
 
 
 def reading_h5ad(path: Path) -> Steps[CellRows]:
@@ -158,6 +160,15 @@ def _check(file: Any) -> None:
 
     look("", file)
     file.visititems(look)
+
+
+def _system_error(error: Exception) -> OSError:
+    """What the system said when HDF5 could not write; HDF5 has it in its own message alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    said = re.search(r"errno = (\d+)", f"{error} {error.__cause__} {error.__context__}")
+    number = int(said[1]) if said else errno.EIO
+    return OSError(number, os.strerror(number))
 
 
 def _packages() -> tuple[Any, Any]:

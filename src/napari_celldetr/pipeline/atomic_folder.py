@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from napari_celldetr.pipeline.atomic import TEMPORARY, flush_folder
 _EXCHANGE = 2
 _AT_FDCWD = -100
 _AT_ONCE = 16
+_PAUSES_S = (0.0, 0.05, 0.2, 1.0)
 
 
 @contextlib.contextmanager
@@ -34,7 +36,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         _flush_all(temporary)
         _take_place(temporary, path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         raise
     flush_folder(path.parent)
 
@@ -48,7 +50,7 @@ def _take_place(new: Path, path: Path) -> None:
         new.rename(path)
         return
     if _exchange(new, path):
-        shutil.rmtree(new, ignore_errors=True)
+        _remove(new)
         return
     old = _beside(path)
     path.rename(old)
@@ -57,7 +59,16 @@ def _take_place(new: Path, path: Path) -> None:
     except OSError:
         old.rename(path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder into which another thread may still be writing its last file."""
+    for pause_s in _PAUSES_S:
+        time.sleep(pause_s)
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
 
 
 def _exchange(one: Path, other: Path) -> bool:

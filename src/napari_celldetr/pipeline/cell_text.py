@@ -114,21 +114,17 @@ def read_said(found: Any) -> tuple[str, str] | None:
 
 
 class Told:
-    """What is said of cells, on its way to columns; a claim where nothing is.
+    """What is said of cells, on its way to columns; a claim where nothing is."""
 
-    `ours` says that we wrote the file: then every cell has a status.
-    """
-
-    def __init__(self, *, ours: bool) -> None:
-        self._ours = ours
+    def __init__(self) -> None:
+        self._missing = 0
         self._known: dict[tuple[str, str], int] = {(WORDS[Status.CLAIMED], ""): 0}
         self._which = array("q")
 
     def add(self, found: Any) -> None:
         """What the members that `said` wrote say of one more cell."""
         told = read_said(found)
-        if told is None and self._ours:
-            raise ValueError("a cell without a status")
+        self._missing += told is None
         self._which.append(0 if told is None else self._known.setdefault(told, len(self._known)))
 
     @property
@@ -136,8 +132,10 @@ class Told:
         """Whether any cell is more than a claim."""
         return len(self._known) > 1
 
-    def columns(self) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
-        """Status and authors."""
+    def columns(self, *, all_said: bool) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+        """Status and authors; ``ValueError`` where something must be said of all, and is not."""
+        if all_said and self._missing:
+            raise ValueError(f"{self._missing} cells without a status")
         which = np.array(self._which, np.int64)
         words_, authors = zip(*self._known, strict=True)
         return status_numbers(np.array(words_))[which], np.array(authors)[which]

@@ -69,10 +69,12 @@ def reading_coco(path: Path) -> Steps[CellRows]:
     with path.open("rb") as file:
         stream = JsonStream(file, "annotations", "a COCO file of one image")
         collector = AnnotationCollector(stream.head())
+        number = 0
         for number, annotation in enumerate(stream.members(), 1):
             collector.add(annotation)
             if number % READ_BLOCK == 0:
                 yield number
+        yield number
         return collector.rows(stream.tail())
 
 
@@ -148,8 +150,7 @@ class AnnotationCollector:
         self._categories = array("q")
         self._images: set[Any] = set()
         self._ids: list[str] = []
-        about = head.get(MEMBER)
-        self._told = Told(ours=isinstance(about, dict) and bool(about.get("corrected")))
+        self._told = Told()
         self._measured = Measured()
 
     def add(self, annotation: dict[str, Any]) -> None:
@@ -204,7 +205,7 @@ class AnnotationCollector:
         rows = CellRows(cells, self._own_ids(cells), areas=areas_from_json(about.get("areas")))
         if not about.get("corrected"):
             return rows
-        return CellRows(cells, rows.ids, *self._told.columns(), rows.areas)
+        return CellRows(cells, rows.ids, *self._told.columns(all_said=True), rows.areas)
 
     def _own_ids(self, cells: Detections) -> NDArray[np.uint64]:
         try:

@@ -226,6 +226,7 @@ class _Form:
 def _checked(form: _Form, path: Path, areas: Path | None, check: bool | None) -> Steps[ExportCheck]:
     """Read a temporary file back as its format wants it, and compare."""
     from napari_celldetr.pipeline import export_check
+    from napari_celldetr.pipeline.cell_rows import finish
     from napari_celldetr.pipeline.coco_file import AnnotationCollector
     from napari_celldetr.pipeline.qupath import FeatureCollector
 
@@ -237,15 +238,16 @@ def _checked(form: _Form, path: Path, areas: Path | None, check: bool | None) ->
         return (yield from lines)
     if not everything and suffix == ".coco.json":
         return (yield from export_check.checking_lines(rows, path, AnnotationCollector))
-    back = yield from _reading(suffix, path, areas)
+    reading = _reading(suffix, path, areas)
+    back = finish(reading) if suffix == ".ome.zarr" else (yield from reading)
     found = export_check.compare(rows, back, has_ids=suffix not in (".csv", ".parquet"))
     if suffix != ".ome.zarr":
         return found
-    return (
-        yield from export_check.checking_labels(
-            rows, path, size=form.size, options=form.labels, everything=bool(check)
-        )
+    size, labels = form.size, form.labels
+    image = export_check.checking_labels(
+        rows, path, size=size, options=labels, everything=bool(check)
     )
+    return (yield from image)
 
 
 def _read(path: str | Path) -> CellRows:

@@ -56,7 +56,7 @@ class ExportCheck:
         areas = f" and {self.areas:,} area{'s' * (self.areas != 1)}" if self.areas else ""
         written = f"{self.cells:,} cell{'s' * (self.cells != 1)}{areas} written"
         if self.largest_offset_px is None:
-            return f"{written} and counted" if self.cells else written
+            return written
         offset = f"largest offset {self.largest_offset_px:.3f} px"
         if self.compared < self.cells:
             return f"{written} and counted, {self.compared:,} read back; {offset}"
@@ -115,6 +115,7 @@ def checking_lines(
                 yield max(number, 0)
         else:
             raise _differs("a file with an end", "a file without one")
+    yield max(number, 0)
     if number != len(rows):
         raise _differs(f"{len(rows):,} cells", f"{number:,}")
     some = rows.select(slice(None, None, stride))

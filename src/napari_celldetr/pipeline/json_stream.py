@@ -99,6 +99,8 @@ class JsonStream:
                 continue
             if not isinstance(value, dict):
                 raise self.refused("something else in the list")
+            if end - self._at > MAX_MEMBER_CHARS:
+                raise self.refused(f"a member of {end - self._at} characters")
             self._at = end
             return value
 

@@ -117,10 +117,12 @@ def reading_geojson(path: Path, *, compressed: bool = False) -> Steps[CellRows]:
     with open_text(path, compressed) as file:
         stream = JsonStream(file, "features", "a GeoJSON FeatureCollection")
         collector = FeatureCollector(collection_head(stream))
+        number = 0
         for number, feature in enumerate(stream.members(), 1):
             collector.add(feature)
             if number % READ_BLOCK == 0:
                 yield number
+        yield number
         return collector.rows()
 
 
@@ -228,7 +230,7 @@ class FeatureCollector:
         self._measured = Measured()
         self._ids: list[str] = []
         self._seen: set[str] = set()
-        self._told = Told(ours=bool(self._about.get("corrected")))
+        self._told = Told()
         self._areas: dict[str, Area] = {}
         try:
             for name in self._about.get("class_names", ()):
@@ -298,9 +300,10 @@ class FeatureCollector:
             Source.from_json(json.dumps(source)) if isinstance(source, dict) else Source(),
         )
         ids = self._own_ids(cells)
-        if not self._told.anything and not self._areas and not self._about.get("corrected"):
+        ours = bool(self._about.get("corrected"))
+        if not self._told.anything and not self._areas and not ours:
             return CellRows(cells, ids)
-        return CellRows(cells, ids, *self._told.columns(), self._areas)
+        return CellRows(cells, ids, *self._told.columns(all_said=ours), self._areas)
 
     def _own_ids(self, cells: Detections) -> NDArray[np.uint64]:
         """The file's ids where all cells have a UUID, else ids as a plain result has them."""
