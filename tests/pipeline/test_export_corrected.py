@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from corrected_cells import AREAS, assert_same, corrected
 
-from napari_celldetr.core.annotations import CorrectedCells, Status
+from napari_celldetr.core.annotations import SAID, CorrectedCells, Status
 from napari_celldetr.core.detections import Detections, Source
 from napari_celldetr.core.errors import ExportError
 from napari_celldetr.core.regions import Region
@@ -108,6 +108,20 @@ def test_sizes_of_cells_that_a_person_moved_are_made_again(few, tmp_path):
     assert (back.columns["diameter_um"][::2] == 7).all()
     width, height = (few.cells.boxes[1, 2:] - few.cells.boxes[1, :2]) * 0.25
     assert back.columns["diameter_um"][1] == pytest.approx((width * height) ** 0.5, rel=1e-5)
+
+
+def test_the_command_line_converts_without_losing_what_people_said(few, tmp_path):
+    from napari_celldetr.cli import main
+
+    source = export(few, tmp_path / "c.parquet")
+    assert main(["export", str(source), str(tmp_path / "d.geojson")]) == 0
+    assert_same(read_corrected(tmp_path / "d.geojson"), few)
+    assert main(["export", str(source), str(tmp_path / "e.csv"), "--threshold", "0.6"]) == 0
+    back = read_corrected(tmp_path / "e.csv")
+    kept = SAID[few.status] | (few.cells.scores >= 0.6)
+    # No score takes away what a person vouches for.
+    assert 0 < kept.sum() < len(few)
+    np.testing.assert_array_equal(back.ids, few.ids[kept])
 
 
 # What each program wants to see -----------------------------------------------------------
@@ -258,7 +272,7 @@ def test_areas_of_an_earlier_csv_do_not_stay(few, tmp_path):
 def test_a_file_that_is_no_areas_is_not_replaced(few, tmp_path):
     (tmp_path / "c.areas.csv").write_text("my,own\n1,2\n")
     for cells in (few, few.cells):
-        with pytest.raises(ExportError, match=r"c\.areas\.csv is there and was not written"):
+        with pytest.raises(ExportError, match=r"c\.areas\.csv is there and would be replaced"):
             export(cells, tmp_path / "c.csv")
     assert [p.name for p in tmp_path.iterdir()] == ["c.areas.csv"]
 

@@ -30,13 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: Screen) -> Exit:
     """Read, filter, write, say how many."""
-    from napari_celldetr.pipeline.export import export, read_detections, suffix_of
+    from napari_celldetr.pipeline.export import above, export, read_cells, suffix_of
 
     suffix_of(args.target)
     prepare_folder(args.target.parent)
-    cells = read_detections(args.source)
+    cells = read_cells(args.source)
     if args.threshold is not None:
-        cells = cells.above(args.threshold)
+        cells = above(cells, args.threshold)
     if args.slide is None:
         export(cells, args.target)
     else:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_celldetr.core.annotations import CorrectedCells
+import numpy as np
+
+from napari_celldetr.core.annotations import SAID, CorrectedCells
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import CellDETRError, ExportError
 from napari_celldetr.core.progress import Job, Progress, drain
@@ -106,7 +108,7 @@ def export_job(
             yield from steps.follow(form.write(temporary), "Writing")
             if check is not False:
                 found = yield from steps.follow(
-                    _checked(form, temporary, beside, check), "Checking"
+                    _checked(form, temporary, beside, check, target.name), "Checking"
                 )
         if suffix == ".csv" and beside is None:
             _forget_areas(target)
@@ -142,6 +144,18 @@ def read_cells(path: str | Path) -> Detections | CorrectedCells:
     """Read back what `export` wrote, as what it was given; see `read_detections`."""
     rows = _read(path)
     return rows.corrected() if rows.is_corrected else rows.cells
+
+
+def above(cells: Detections | CorrectedCells, threshold: float) -> Detections | CorrectedCells:
+    """The cells scored at least `threshold`, and those that a person vouches for."""
+    if isinstance(cells, Detections):
+        return cells.above(threshold)
+    kept = SAID[cells.status] | (cells.cells.scores >= threshold)
+    rows = np.flatnonzero(kept)
+    some = cells.cells.select(rows)
+    return CorrectedCells(
+        some, cells.ids[rows], cells.status[rows], cells.authors[rows], cells.areas
+    )
 
 
 def suffix_of(path: Path, allowed: tuple[str, ...] = SUFFIXES) -> str:
@@ -223,7 +237,9 @@ class _Form:
         return writing_geojson(rows, path, offset=self.offset, colors=self.colors, compress=packed)
 
 
-def _checked(form: _Form, path: Path, areas: Path | None, check: bool | None) -> Steps[ExportCheck]:
+def _checked(
+    form: _Form, path: Path, areas: Path | None, check: bool | None, name: str
+) -> Steps[ExportCheck]:
     """Read a temporary file back as its format wants it, and compare."""
     from napari_celldetr.pipeline import export_check
     from napari_celldetr.pipeline.cell_rows import finish
@@ -238,7 +254,7 @@ def _checked(form: _Form, path: Path, areas: Path | None, check: bool | None) ->
         return (yield from lines)
     if not everything and suffix == ".coco.json":
         return (yield from export_check.checking_lines(rows, path, AnnotationCollector))
-    reading = _reading(suffix, path, areas)
+    reading = _reading(suffix, path, areas, name=name)
     back = finish(reading) if suffix == ".ome.zarr" else (yield from reading)
     found = export_check.compare(rows, back, has_ids=suffix not in (".csv", ".parquet"))
     if suffix != ".ome.zarr":
@@ -271,8 +287,13 @@ def _read(path: str | Path) -> CellRows:
     return finish(_reading(suffix, source, areas))
 
 
-def _reading(suffix: str, path: Path, areas: Path | None) -> Steps[CellRows]:
-    """Read a file as its suffix says; whatever goes wrong is an `ExportError`."""
+def _reading(
+    suffix: str, path: Path, areas: Path | None, *, name: str | None = None
+) -> Steps[CellRows]:
+    """Read a file as its suffix says; whatever goes wrong is an `ExportError`.
+
+    `name` is what messages call the file.
+    """
     import pyarrow as pa
 
     try:
@@ -280,11 +301,15 @@ def _reading(suffix: str, path: Path, areas: Path | None) -> Steps[CellRows]:
     except ExportError:
         raise
     except OSError as error:
-        raise _unreadable(suffix, path, why(error)) from error
+        raise _unreadable(suffix, name or path.name, why(error)) from error
     except (pa.ArrowException, CellDETRError, LookupError, ValueError, TypeError) as error:
-        raise _unreadable(suffix, path, f"{type(error).__name__}: {str(error)[:150]}") from error
+        raise _unreadable(
+            suffix, name or path.name, f"{type(error).__name__}: {str(error)[:150]}"
+        ) from error
     except (EOFError, RuntimeError, MemoryError) as error:
-        raise _unreadable(suffix, path, f"{type(error).__name__}: {str(error)[:150]}") from error
+        raise _unreadable(
+            suffix, name or path.name, f"{type(error).__name__}: {str(error)[:150]}"
+        ) from error
 
 
 def _reader(suffix: str, areas: Path | None) -> Callable[[Path], Steps[CellRows]]:
@@ -354,13 +379,12 @@ def _refuse_what_is_there(target: Path, suffix: str, *, overwrite: bool) -> None
         )
     foreign = suffix == ".ome.zarr" and target.exists() and not is_ours(target)
     if suffix == ".csv":
-        beside = areas_path(target)
-        foreign = beside.is_file() and not holds_areas(beside)
-        target = beside
+        target = areas_path(target)
+        foreign = target.is_file() and (not overwrite or not holds_areas(target))
     if foreign:
         raise ExportError(
-            f"{target.name} is there and was not written by an export.",
-            expected="a new name, or an earlier export",
+            f"{target.name} is there and would be replaced.",
+            expected="a new name, or an earlier export that may be overwritten",
             found="something else, which is kept",
             remedy="choose another name",
         )
@@ -391,9 +415,9 @@ def _reach(rows: CellRows, bounds: Any) -> tuple[int, int]:
     return max(math.ceil(ends[0]), far[0], 1), max(math.ceil(ends[1]), far[1], 1)
 
 
-def _unreadable(suffix: str, path: Path, found: str) -> ExportError:
+def _unreadable(suffix: str, name: str, found: str) -> ExportError:
     return ExportError(
-        f"{path.name} cannot be read as cells.",
+        f"{name} cannot be read as cells.",
         expected=f"a {suffix} file as `export` writes it",
         found=found,
         remedy="export the cells again",
