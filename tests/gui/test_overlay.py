@@ -251,6 +251,38 @@ def test_hiding_the_corrections_hides_nothing_else(overlay):
     assert visible(overlay) == ["mid"]
 
 
+def test_fewer_cells_after_a_look_from_far_are_drawn(overlay):
+    # napari slices only what is visible: data given to a hidden layer must not meet an old slice.
+    add_tile(overlay, random_table(3000, SIZE))
+    overlay.refresh(View(Region(0, 0, 1500, 1500), 0.5))
+    many = len(overlay.layer("mid").data)
+    overlay.refresh(View(Region(0, 0, *SIZE), 0.1))
+    overlay.refresh(View(Region(0, 0, 400, 400), 0.5))
+    few = overlay.layer("mid")
+    assert 0 < len(few.data) < many
+    assert len(few._view_data) <= len(few.data)
+    overlay.layer("mid").visible = False
+    overlay.refresh(View(Region(0, 0, 200, 200), 0.5))
+    overlay.layer("far").visible = True
+    overlay.refresh(View(Region(0, 0, 100, 100), 0.5))
+    assert visible(overlay) == ["mid"]
+    assert len(few.data) == count_in(overlay, Region(-25, -25, 150, 150))
+
+
+def test_marks_hidden_by_the_user_are_right_when_they_come_back(overlay):
+    add_tile(overlay, random_table(300, SIZE))
+    overlay.select(np.flatnonzero(overlay.cells.kept))
+    overlay.refresh(View(Region(0, 0, 1500, 1500), 0.5))
+    marks = overlay.layer("marks")
+    before = len(marks.data)
+    marks.visible = False
+    overlay.select(np.flatnonzero(overlay.cells.kept)[:3])
+    overlay.refresh(View(Region(0, 0, 1500, 1500), 0.5))
+    assert len(marks.data) == before
+    marks.visible = True
+    assert len(marks.data) <= 3
+
+
 def test_a_new_class_gets_its_colour(overlay):
     add_tile(overlay, table_of([[10, 10, 26, 26]]))
     edit = relabel(overlay.cells, np.array([0]), "new")

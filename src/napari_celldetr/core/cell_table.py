@@ -177,26 +177,24 @@ class CellTable:
         self._restate(list(self.annotations.cells))
 
     def _take(self, claims: Claims) -> None:
-        table = claims.table
-        where = self._rows.append(len(table))
-        rows = self._rows
-        rows.boxes[where] = table.boxes
-        rows.centres[where] = table.centres
-        rows.scores[where] = table.scores
+        table, columns = claims.table, claims.columns
         ids = self.annotations.translate(table.class_names)
-        lookup = np.array([*(ids[i] for i in range(len(table.class_names))), UNKNOWN], np.int16)
-        rows.class_ids[where] = lookup[table.class_ids]
-        rows.status[where] = Status.CLAIMED
+        same = all(ids[i] == i for i in range(len(table.class_names)))
+        if columns is not None and same and not self._rows.size:
+            # Made for this; taken over once, for edits change them.
+            self._rows, claims.columns = columns, None
+            where = slice(0, columns.size)
+        else:
+            where = self._rows.append(len(table))
+            rows = self._rows
+            rows.boxes[where] = table.boxes
+            rows.centres[where] = table.centres
+            rows.scores[where] = table.scores
+            rows.class_ids[where] = _lookup(ids)[table.class_ids]
+            rows.status[where] = Status.CLAIMED
         self._judge(where)
         if len(table):
-            low, high = table.centres.min(axis=0), table.centres.max(axis=0)
-            block = Block(
-                where.start,
-                claims,
-                (float(low[0]), float(low[1])),
-                (float(high[0]), float(high[1])),
-            )
-            self._blocks.append(block)
+            self._blocks.append(Block.of(where.start, claims))
 
     # Edits ------------------------------------------------------------------------------
 
@@ -300,7 +298,7 @@ class CellTable:
             ids = self.annotations.translate(table.class_names)
             now.boxes[mine] = table.boxes[local]
             now.scores[mine] = table.scores[local]
-            now.class_ids[mine] = [ids[int(c)] for c in table.class_ids[local]]
+            now.class_ids[mine] = _lookup(ids)[table.class_ids[local]]
             now.status[mine] = Status.CLAIMED
         hidden = np.array(list(self._covers.values()), np.int64)
         now.status[rows[np.isin(rows, hidden)]] = Status.COVERED
@@ -444,6 +442,11 @@ class CellTable:
 
     def _authors(self) -> Iterator[str]:
         yield from {said.author for said in self.annotations.cells.values()}
+
+
+def _lookup(ids: Mapping[int, int]) -> NDArray[np.int16]:
+    """Class ids of another list of names as ours, by index; the last one is that of unknown."""
+    return np.array([*(ids[i] for i in range(len(ids) - 1)), UNKNOWN], np.int16)
 
 
 def _empty(dtype: np.dtype[Any], n: int) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_celldetr.core.annotations import Status
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.grid_index import GridIndex
 from napari_celldetr.core.regions import Region
@@ -17,6 +18,45 @@ Rows = NDArray[np.int64]
 
 FEW = 2_000
 """Fewer claims than this are compared one by one: an index would not pay."""
+
+
+@dataclass(eq=False)
+class Columns:
+    """Growing columns; the first `size` rows count."""
+
+    size: int = 0
+    boxes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    centres: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    class_ids: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
+    status: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+
+    @classmethod
+    def of(cls, table: Detections) -> Columns:
+        """Columns that hold claims as they came, nobody having touched them."""
+        n = len(table)
+        return cls(
+            n,
+            table.boxes.copy(),
+            table.centres,
+            table.scores.copy(),
+            table.class_ids.copy(),
+            np.full(n, Status.CLAIMED, np.uint8),
+            np.zeros(n, bool),
+        )
+
+    def append(self, n: int) -> slice:
+        """Room for `n` more rows; returns where."""
+        start, self.size = self.size, self.size + n
+        if self.size > len(self.status):
+            room = max(self.size, 2 * len(self.status))
+            for name in ("boxes", "centres", "scores", "class_ids", "status", "kept"):
+                old = getattr(self, name)
+                new = np.zeros((room, *old.shape[1:]), old.dtype)
+                new[:start] = old[:start]
+                setattr(self, name, new)
+        return slice(start, self.size)
 
 
 @dataclass(eq=False)
@@ -30,12 +70,15 @@ class Claims:
     keys: NDArray[np.uint64] | None = None
     index: GridIndex | None = None
     by_key: NDArray[np.int64] | None = None
+    first_halves: NDArray[np.uint64] | None = None
+    columns: Columns | None = None
 
     @classmethod
     def prepared(cls, table: Detections, make_keys: MakeKeys) -> Claims:
-        """With index and keys."""
+        """With index, keys, and columns that a table may take over."""
         claims = cls(table, index=GridIndex(table.centres) if len(table) > FEW else None)
         claims.find_by_key(make_keys)
+        claims.columns = Columns.of(table)
         return claims
 
     def find_by_key(self, make_keys: MakeKeys) -> None:
@@ -43,15 +86,17 @@ class Claims:
         if self.by_key is None:
             self.keys = make_keys(self.table)
             self.by_key = np.argsort(self.keys[:, 0], kind="stable")
+            self.first_halves = self.keys[self.by_key, 0]
 
     def rows_of(self, keys: NDArray[np.uint64]) -> Rows:
         """Row (N,) of each key, -1 where it is not here."""
         assert self.keys is not None
         assert self.by_key is not None
+        assert self.first_halves is not None
         found = np.full(len(keys), -1, np.int64)
         if not len(self.keys):
             return found
-        first = self.keys[self.by_key, 0]
+        first = self.first_halves
         place = np.searchsorted(first, keys[:, 0])
         # Equal first halves are next to never; but then the second half decides.
         open_ = place < len(first)
@@ -99,28 +144,3 @@ class Block:
         if self.claims.index is None:
             return np.arange(self.start, self.stop)
         return self.claims.index.near(region) + self.start
-
-
-@dataclass(eq=False)
-class Columns:
-    """Growing columns; the first `size` rows count."""
-
-    size: int = 0
-    boxes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
-    centres: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
-    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    class_ids: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
-    status: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
-    kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-
-    def append(self, n: int) -> slice:
-        """Room for `n` more rows; returns where."""
-        start, self.size = self.size, self.size + n
-        if self.size > len(self.status):
-            room = max(self.size, 2 * len(self.status))
-            for name in ("boxes", "centres", "scores", "class_ids", "status", "kept"):
-                old = getattr(self, name)
-                new = np.zeros((room, *old.shape[1:]), old.dtype)
-                new[:start] = old[:start]
-                setattr(self, name, new)
-        return slice(start, self.size)

@@ -153,6 +153,7 @@ class Overlay:
         self._listening = False
         self._sketched = self._outlined = False
         self._drawn: tuple[Any, ...] = ()
+        self._view: View | None = None
         self._version = 0
         self._usual_px = USUAL_NUCLEUS_UM / (frame.mpp[0] if frame.mpp else 0.5)
         self._nucleus_px = self._usual_px
@@ -229,6 +230,9 @@ class Overlay:
             if (layer := self._layers.get(kind)) is not None:
                 seen = layer.events.visible
                 seen.connect(self._on_eye) if follow else seen.disconnect(self._on_eye)
+        if (layer := self._layers.get("marks")) is not None:
+            seen = layer.events.visible
+            seen.connect(self._on_marks_eye) if follow else seen.disconnect(self._on_marks_eye)
 
     @property
     def layers(self) -> list[Any]:
@@ -248,6 +252,11 @@ class Overlay:
             return
         self.hidden = not event.source.visible
         self._show(self.level)
+        self.refresh(self._view)
+
+    def _on_marks_eye(self, event: Any) -> None:
+        if not self._ours:
+            self.refresh(self._view)
 
     def hide(self, hidden: bool) -> None:
         """Hide all cells, or show them again."""
@@ -257,6 +266,7 @@ class Overlay:
             for kind in ("marks", "coverage"):
                 if (layer := self._layers.get(kind)) is not None:
                     layer.visible = not hidden
+        self.refresh(self._view)
 
     def add_tile(
         self, tile: Tile, table: Detections | None, state: str, *, within: Region | None = None
@@ -283,7 +293,8 @@ class Overlay:
         """The merged result and its raster, both prepared outside the GUI thread."""
         self.cells.replace(claims, covered=covered)
         self.raster.take_over(raster)
-        self.raster.show(self.cells.threshold)
+        if raster.threshold != self.cells.threshold:
+            self.raster.show(self.cells.threshold)
         self._paint_said()
         self._changed(claims.table)
 
@@ -444,20 +455,27 @@ class Overlay:
         """Draw what `view` needs; cheap when nothing changed."""
         if view is None or not self._layers:
             return
+        self._view = view
         near, shown = self.cells.rows_in(view.grown()), self.cells.rows_in(view.region)
         level = choose_level(self._nucleus_px * view.zoom, len(near), len(shown))
-        state = (level, self._version, None if level is Level.FAR else view)
-        if state != self._drawn:
-            seen, self._drawn = self._drawn[1:2], state
-            veil = self._layers.get("coverage")
-            if veil is not None and seen != (self._version,):
-                veil.refresh()
-            with self._quietly():
-                self._draw(level, view, near, shown)
-                self._draw_marks(level, view, near)
+        # napari slices what is visible alone: data given to a hidden layer would not fit the
+        # slice of its old data. So a layer is shown first, and drawn in the same turn.
         self._show(level)
+        seen = tuple(kind for kind, layer in self._layers.items() if layer.visible)
+        state = (level, self._version, seen, None if level is Level.FAR else view)
+        if state == self._drawn:
+            return
+        veil = self._layers.get("coverage")
+        if veil is not None and self._drawn[1:2] != (self._version,):
+            veil.refresh()
+        self._drawn = state
+        with self._quietly():
+            self._draw(level, view, near, shown)
+            self._draw_marks(level, view, near)
 
     def _draw(self, level: Level, view: View, near: Rows, shown: Rows) -> None:
+        if self.hidden:
+            return
         if level is Level.FAR:
             self._draw_raster()
         elif level is Level.MID:
@@ -499,7 +517,7 @@ class Overlay:
 
     def _draw_marks(self, level: Level, view: View, near: Rows) -> None:
         layer = self._layers.get("marks")
-        if layer is None:
+        if layer is None or not layer.visible:
             return
         chosen = self.selected[self.cells.kept[self.selected]]
         chosen = chosen[inside(self.cells.centres[chosen], view.grown())]

@@ -45,7 +45,7 @@ def prepare(
     """
     claims = Claims.prepared(table, cell_ids)
     raster = CellRaster(size, mpp=mpp)
-    raster.paint_table(table)
+    raster.paint_table(table, threshold)
     if annotations is None or not (annotations.cells or annotations.areas):
         return Prepared(claims, raster)
     reach = REACH_UM / (mpp or USUAL_MPP)

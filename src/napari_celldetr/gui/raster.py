@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +100,22 @@ class RasterLevel:
             slice(int(columns.min()), int(columns.max()) + 1),
         )
 
+    def gather(self, fine: RasterLevel, where: tuple[slice, slice]) -> tuple[slice, slice]:
+        """Take the best of every `STEP` × `STEP` pixels of a part of the next finer level.
+
+        Returns the part of this level that was renewed.
+        """
+        rows, columns = (slice(w.start // STEP, -(-w.stop // STEP)) for w in where)
+        part = fine.keys[
+            rows.start * STEP : rows.stop * STEP, columns.start * STEP : columns.stop * STEP
+        ]
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        whole = np.zeros((height * STEP, width * STEP), np.uint16)
+        whole[: part.shape[0], : part.shape[1]] = part
+        blocks = whole.reshape(height, STEP, width, STEP)
+        self.keys[rows, columns] = blocks.max(axis=3).max(axis=1)
+        return rows, columns
+
     def show(self, threshold: float, where: tuple[slice, slice] | None = None) -> None:
         """Renew `shown` for a score threshold, everywhere or in a part."""
         part = where or (slice(None), slice(None))
@@ -131,6 +149,7 @@ class CellRaster:
 
     def __init__(self, size: tuple[int, int], *, mpp: float | None = None) -> None:
         self.size = size
+        self.threshold = 0.0
         factor = max(1, round(PIXEL_UM / (mpp or 0.5)))
         while max(size) / factor > MAX_SIDE:
             factor *= 2
@@ -151,10 +170,9 @@ class CellRaster:
 
     def paint(self, boxes: NDArray[np.float32], keys: NDArray[np.uint16], threshold: float) -> None:
         """Add cells: boxes (N, 4) in level-0 px and what `raster_keys` says of them."""
-        for level in self.levels:
-            where = level.paint(boxes, keys)
-            if where is not None:
-                level.show(threshold, where)
+        where = self.levels[0].paint(boxes, keys)
+        if where is not None:
+            self._renew(where, threshold)
 
     def paint_table(self, table: Detections, threshold: float = 0.0) -> None:
         """Add claims."""
@@ -164,45 +182,73 @@ class CellRaster:
         """Paint anew where `boxes` (N, 4) lie: what cells were and are there has changed."""
         if not len(boxes):
             return
-        coarsest = self.levels[-1].factor
-        rows = _rows_around(cells, boxes, coarsest)
+        finest = self.levels[0]
+        dirty = finest.wipe(boxes)
+        only = np.zeros(finest.keys.size, bool)
+        only[dirty] = True
+        rows = self._rows_around(cells, boxes, dirty)
         keys = raster_keys(cells.scores[rows], cells.class_ids[rows], SAID[cells.status[rows]])
-        for level in self.levels:
-            dirty = level.wipe(boxes)
-            only = np.zeros(level.keys.size, bool)
-            only[dirty] = True
-            level.paint(cells.boxes[rows], keys, only=only)
-            level.show(cells.threshold, level.extent(dirty))
+        finest.paint(cells.boxes[rows], keys, only=only)
+        self._renew(finest.extent(dirty), cells.threshold)
 
     def show(self, threshold: float) -> None:
         """Apply another threshold."""
+        self.threshold = threshold
         for level in self.levels:
             level.show(threshold)
 
     def take_over(self, other: CellRaster) -> None:
-        """Become a copy of a raster of the same slide that was painted elsewhere."""
+        """Become a raster of the same slide that was painted elsewhere, which is used up."""
         for mine, new in zip(self.levels, other.levels, strict=True):
             np.copyto(mine.keys, new.keys)
             np.copyto(mine.shown, new.shown)
+        self.threshold = other.threshold
+
+    def _renew(self, where: tuple[slice, slice], threshold: float) -> None:
+        """What is shown in a part of the finest level, and the coarser levels over it."""
+        self.threshold = threshold
+        self.levels[0].show(threshold, where)
+        for fine, coarse in pairwise(self.levels):
+            where = coarse.gather(fine, where)
+            coarse.show(threshold, where)
+
+    def _rows_around(
+        self, cells: CellTable, boxes: NDArray[np.float32], dirty: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Every cell that may be painted on a dirty pixel of the finest level, and some others."""
+        squares = np.unique(
+            np.floor((boxes[:, :2] + boxes[:, 2:]) / (2 * SQUARE)).astype(int), axis=0
+        )
+        margin = math.ceil((2 * MAX_HALF + 1) * self.factor)
+        if len(squares) <= MANY_SQUARES:
+            found = [
+                cells.rows_near(Region(x * SQUARE, y * SQUARE, SQUARE, SQUARE).grow(margin))
+                for x, y in squares.tolist()
+            ]
+            return np.unique(np.concatenate(found))
+        # All over the slide: one look-up per cell whether anything near it is dirty.
+        rows = np.flatnonzero(SHOWN[cells.status])
+        near = self._near(dirty)
+        place = np.floor(cells.centres[rows] / (self.factor * BLOCK)).astype(np.int64)
+        np.clip(place, 0, (near.shape[1] - 1, near.shape[0] - 1), out=place)
+        return rows[near[place[:, 1], place[:, 0]]]
+
+    def _near(self, dirty: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Blocks of pixels that hold a dirty pixel, or lie beside one that does."""
+        height, width = self.levels[0].keys.shape
+        near = np.zeros((-(-height // BLOCK) + 2, -(-width // BLOCK) + 2), bool)
+        rows, columns = np.divmod(dirty, width)
+        for dy in range(3):
+            for dx in range(3):
+                near[rows // BLOCK + dy, columns // BLOCK + dx] = True
+        return near[1:-1, 1:-1]
 
 
 SQUARE = 1024
 """Level-0 px: cells are looked up by squares of this size around what has changed."""
-MANY_SQUARES = 400
-
-
-def _rows_around(cells: CellTable, boxes: NDArray[np.float32], pixel: int) -> NDArray[np.int64]:
-    # Every cell that may be painted on a pixel of these boxes, up to `pixel` level-0 px wide.
-    side = max(SQUARE, 2 * pixel)
-    squares = np.unique(np.floor((boxes[:, :2] + boxes[:, 2:]) / (2 * side)).astype(int), axis=0)
-    if len(squares) > MANY_SQUARES:
-        return np.flatnonzero(SHOWN[cells.status])
-    margin = pixel + SQUARE // 8
-    found = [
-        cells.rows_near(Region(x * side, y * side, side, side).grow(margin))
-        for x, y in squares.tolist()
-    ]
-    return np.unique(np.concatenate(found))
+MANY_SQUARES = 200
+BLOCK = 8
+"""Pixels; more than a cell reaches from its centre (`MAX_HALF`)."""
 
 
 def _level(size: tuple[int, int], factor: int) -> RasterLevel:
