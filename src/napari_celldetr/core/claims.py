@@ -72,6 +72,7 @@ class Claims:
     by_key: NDArray[np.int64] | None = None
     first_halves: NDArray[np.uint64] | None = None
     columns: Columns | None = None
+    span: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     @classmethod
     def prepared(cls, table: Detections, make_keys: MakeKeys) -> Claims:
@@ -79,7 +80,17 @@ class Claims:
         claims = cls(table, index=GridIndex(table.centres) if len(table) > FEW else None)
         claims.find_by_key(make_keys)
         claims.columns = Columns.of(table)
+        claims.reach()
         return claims
+
+    def reach(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Lowest and highest x, y of any centre; there must be one."""
+        if self.span is None and len(self.table):
+            centres = self.table.centres
+            (x0, y0), (x1, y1) = centres.min(axis=0).tolist(), centres.max(axis=0).tolist()
+            self.span = (x0, y0), (x1, y1)
+        assert self.span is not None or not len(self.table)
+        return self.span or ((0.0, 0.0), (0.0, 0.0))
 
     def find_by_key(self, make_keys: MakeKeys) -> None:
         """Make the keys if they are not there yet."""
@@ -127,8 +138,7 @@ class Block:
     @classmethod
     def of(cls, start: int, claims: Claims) -> Block:
         """Claims, of which there must be one at least, as the rows from `start` on."""
-        low, high = claims.table.centres.min(axis=0), claims.table.centres.max(axis=0)
-        return cls(start, claims, (float(low[0]), float(low[1])), (float(high[0]), float(high[1])))
+        return cls(start, claims, *claims.reach())
 
     def meets(self, region: Region) -> bool:
         """Whether a centre may lie in `region`."""

@@ -92,14 +92,6 @@ class RasterLevel:
         np.clip(high, low + 1, (width, height), out=high)
         return low, high
 
-    def extent(self, index: NDArray[np.int64]) -> tuple[slice, slice]:
-        """Rows and columns that hold pixels of a flat index."""
-        rows, columns = np.divmod(index, self.keys.shape[1])
-        return (
-            slice(int(rows.min()), int(rows.max()) + 1),
-            slice(int(columns.min()), int(columns.max()) + 1),
-        )
-
     def gather(self, fine: RasterLevel, where: tuple[slice, slice]) -> tuple[slice, slice]:
         """Take the best of every `STEP` × `STEP` pixels of a part of the next finer level.
 
@@ -116,13 +108,36 @@ class RasterLevel:
         self.keys[rows, columns] = blocks.max(axis=3).max(axis=1)
         return rows, columns
 
+    def gather_at(self, fine: RasterLevel, dirty: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same for single pixels of the finer level, by flat index; returns ours."""
+        rows, columns = np.divmod(dirty, fine.keys.shape[1])
+        index = np.unique(rows // STEP * self.keys.shape[1] + columns // STEP)
+        top, left = (v * STEP for v in np.divmod(index, self.keys.shape[1]))
+        best = np.zeros(len(index), np.uint16)
+        height, width = fine.keys.shape
+        for i in range(STEP):
+            for j in range(STEP):
+                # Beyond the edge the last pixel counts again, which changes no maximum.
+                row, column = np.minimum(top + i, height - 1), np.minimum(left + j, width - 1)
+                np.maximum(best, fine.keys[row, column], out=best)
+        self.keys.reshape(-1)[index] = best
+        return index
+
     def show(self, threshold: float, where: tuple[slice, slice] | None = None) -> None:
         """Renew `shown` for a score threshold, everywhere or in a part."""
         part = where or (slice(None), slice(None))
         keys = self.keys[part]
-        # The class sits in the low byte, so one comparison of whole keys tests the score.
-        limit = np.uint16(int(np.floor(threshold * SCORE_STEPS + 1e-6)) << 8)
-        np.multiply((keys & 0xFF).astype(np.uint8), keys >= limit, out=self.shown[part])
+        np.multiply((keys & 0xFF).astype(np.uint8), keys >= _limit(threshold), out=self.shown[part])
+
+    def show_at(self, threshold: float, index: NDArray[np.int64]) -> None:
+        """Renew `shown` for single pixels, by flat index."""
+        keys = self.keys.reshape(-1)[index]
+        self.shown.reshape(-1)[index] = (keys & 0xFF) * (keys >= _limit(threshold))
+
+
+def _limit(threshold: float) -> np.uint16:
+    # The class sits in the low byte, so one comparison of whole keys tests the score.
+    return np.uint16(int(np.floor(threshold * SCORE_STEPS + 1e-6)) << 8)
 
 
 def raster_keys(
@@ -189,7 +204,11 @@ class CellRaster:
         rows = self._rows_around(cells, boxes, dirty)
         keys = raster_keys(cells.scores[rows], cells.class_ids[rows], SAID[cells.status[rows]])
         finest.paint(cells.boxes[rows], keys, only=only)
-        self._renew(finest.extent(dirty), cells.threshold)
+        self.threshold = cells.threshold
+        finest.show_at(self.threshold, dirty)
+        for fine, coarse in pairwise(self.levels):
+            dirty = coarse.gather_at(fine, dirty)
+            coarse.show_at(self.threshold, dirty)
 
     def show(self, threshold: float) -> None:
         """Apply another threshold."""
