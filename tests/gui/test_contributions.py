@@ -129,6 +129,14 @@ def test_the_generated_slide_comes_with_its_cells():
     assert truth["visible"] is False
 
 
+def test_a_label_image_of_ours_is_no_slide(tmp_path):
+    from napari_celldetr.pipeline.export import export
+
+    path = tmp_path / "cells.ome.zarr"
+    export(random_table(20), path)
+    assert get_reader(str(path)) is None
+
+
 def points_layer(threshold=0.5):
     viewer = ViewerModel()
     slide = viewer.add_layer(slide_image(np.zeros((1500, 2000, 3), np.uint8)))

@@ -230,6 +230,21 @@ def test_a_slide_with_a_pixel_size_is_not_asked(make_dock, field_image):
     assert not dock.mpp_spin.isVisibleTo(dock)
 
 
+def test_nuclei_of_impossible_size_bring_one_button(make_dock, run_whole, field_image):
+    viewer, dock = make_dock(field_image, mpp=1.0)
+    assert not dock.mpp_button.isVisibleTo(dock)
+    run_whole(dock)
+    assert "two times too large" in dock.check_label.text()
+    assert dock.mpp_button.text() == "Use 0.5 µm per pixel"
+    dock.mpp_button.click()
+    assert Frame.of_layer(viewer.layers["slide"]).mpp == (0.5, 0.5)
+    assert not dock.check_label.isVisibleTo(dock)
+    assert cells_of(dock) == 0
+    run_whole(dock)
+    assert not dock.mpp_button.isVisibleTo(dock)
+    assert cells_of(dock) == len(TRUTH)
+
+
 def test_empty_dock_says_what_to_do(make_dock):
     viewer, dock = make_dock()
     assert dock.empty_label.isVisibleTo(dock)

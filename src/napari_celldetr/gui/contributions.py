@@ -41,6 +41,8 @@ def get_reader(path: str | Sequence[str]) -> Reader | None:
         if len(path) != 1:
             return None
         path = path[0]
+    if is_label_image(Path(path)):
+        return None
     try:
         layers = [slide_layer(open_slide(path))]
     except SlideError as error:
@@ -51,6 +53,15 @@ def get_reader(path: str | Sequence[str]) -> Reader | None:
             "file again from its source."
         )
     return lambda _path: layers
+
+
+def is_label_image(path: Path) -> bool:
+    """Whether a folder is a label image that our export wrote: no slide."""
+    if not path.is_dir():
+        return False
+    from napari_celldetr.pipeline.label_raster import is_ours
+
+    return bool(is_ours(path))
 
 
 def _refused(path: Path, error: SlideError) -> Reader | None:

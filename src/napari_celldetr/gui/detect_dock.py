@@ -56,6 +56,8 @@ REPAINT_MS = 300
 RECOUNT_MS = 40
 SLIDER_STEPS = 100
 SMALLEST_MPP = 0.1
+ENOUGH_TO_CHECK = 50
+"""Nuclei that say whether the pixel size can be right."""
 
 VIEWPORT, DRAWN, WHOLE = "viewport", "drawn", "whole"
 REGION_LAYER = "Region to analyse"
@@ -88,6 +90,8 @@ class DetectDock(QWidget):
         self._report: Any = None
         self._slides: list[Any] = []
         self._target = Path()
+        self._suggested: float | None = None
+        self._checked = 0
         self._ended = ""
         self._build()
         self._connect()
@@ -145,6 +149,11 @@ class DetectDock(QWidget):
         form.addRow(self.model_info)
         form.addRow(self.mpp_label, self.mpp_spin)
         form.addRow(self.mpp_note)
+        self.check_label = wrapped_label("", tooltip="Whether the pixel size can be right")
+        self.mpp_button = QPushButton("")
+        self.mpp_button.setToolTip("Take this pixel size; then detect again")
+        form.addRow(self.check_label)
+        form.addRow(self.mpp_button)
         return box
 
     def _build_where(self) -> QWidget:
@@ -222,6 +231,7 @@ class DetectDock(QWidget):
         self.model_box.currentIndexChanged.connect(self._on_model)
         self.mpp_spin.valueChanged.connect(self._check_ready)
         self.draw_button.clicked.connect(self.draw_region)
+        self.mpp_button.clicked.connect(self._use_suggested)
         self.slider.valueChanged.connect(self._on_slider)
         self.export_button.clicked.connect(self._on_export)
         layers = self.viewer.layers
@@ -256,11 +266,14 @@ class DetectDock(QWidget):
             return
         if old is not None:
             old.cells_changed.disconnect(self._recount.start)
+            old.opened.disconnect(self._show_findings)
             if old is not self._running:
                 old.leave(self)
         self.session = now
         if now is not None:
             now.cells_changed.connect(self._recount.start)
+            now.opened.connect(self._show_findings)
+        self._show_findings()
         self._show_results()
 
     def _let_go(self) -> None:
@@ -442,7 +455,7 @@ class DetectDock(QWidget):
             first=view.region.centre if view is not None else region.centre,
             workspace=self.workspace,
         )
-        self._within, self._tiles, self._report = region, [], None
+        self._within, self._tiles, self._report, self._checked = region, [], None, 0
         self._card = card = self.model_box.currentData()
         session = self._running = session_of(self.viewer, layer, self)
         # What makes claims comparable: who made them, and at what scale.
@@ -468,6 +481,22 @@ class DetectDock(QWidget):
     def _config(self) -> DetectConfig:
         values = {**self.form.values(), "model": self.model_box.currentData().name}
         return from_mapping(DetectConfig, values)
+
+    def _show_findings(self) -> None:
+        """What is doubtful about the pixel size, and one button where there is a remedy."""
+        findings = self.session.findings if self.session is not None else ()
+        told = [f for f in findings if f.level != "ok"]
+        self.check_label.setText("\n".join(f.text for f in told))
+        self.check_label.setVisible(bool(told))
+        self._suggested = next((f.suggested_mpp for f in told if f.suggested_mpp), None)
+        self.mpp_button.setText(f"Use {self._suggested or 0:g} µm per pixel")
+        self.mpp_button.setVisible(self._suggested is not None and not self.runner.running)
+
+    def _use_suggested(self) -> None:
+        if self.session is not None and self._suggested is not None:
+            self.session.use_mpp(self._suggested)
+            self._ended = ""
+            self._check_ready()
 
     def _show_results(self) -> None:
         """The figures of the slide, once there are any."""
@@ -498,8 +527,12 @@ class DetectDock(QWidget):
                 self._tiles.append((event.tile, event.detections))
             if self._running is not None:
                 self._running.add_tile(event, within=self._within)
+        kept = self._kept()
+        if self._running is not None and kept >= ENOUGH_TO_CHECK > self._checked:
+            self._running.check_cells(self._card)
+        self._checked = kept
         if self.run_bar.cancel_button.isEnabled():
-            self.run_bar.show_progress(replace(step, cells=self._kept()))
+            self.run_bar.show_progress(replace(step, cells=kept))
         if step.events and not self._repaint.isActive():
             self._repaint.start()
             self._recount.start()
@@ -512,6 +545,7 @@ class DetectDock(QWidget):
         self._report = result.report or self._report
         if self._running is not None:
             self._running.take(result.cells)
+            self._running.check_cells(self._card)
             self._end(f"Done: {self._kept():,} cells.")
         if getattr(self._report, "failed", False):
             show_warning(gaps(self._report)[0])
@@ -567,7 +601,8 @@ class DetectDock(QWidget):
             area = area_mm2(coverage.area_px(), session.frame.mpp)
         rows = class_rows(session.cells.counts(), area_mm2=area)
         fill_counts(self.table, rows, session.color_names)
-        said = gaps(self._report) if self._report is not None else []
+        told = {finding.text for finding in session.findings}
+        said = [] if self._report is None else [t for t in gaps(self._report) if t not in told]
         self.gap_label.setText("\n".join(said))
         self.gap_label.setVisible(bool(said))
         self.export_button.setEnabled(not self.runner.running and bool(session.cells.kept.any()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from napari_celldetr.core.annotations import Annotations
@@ -19,6 +20,7 @@ from napari_celldetr.pipeline.journal_writer import JournalWriter
 from napari_celldetr.pipeline.project import Project
 from napari_celldetr.pipeline.project_cells import RunAbout
 from napari_celldetr.pipeline.project_record import SlideRecord
+from napari_celldetr.pipeline.self_check import Finding, check_slide
 
 Color = tuple[int, int, int]
 
@@ -46,6 +48,7 @@ class Kept:
     result: Result | None = None
     view: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def open_job(source: SlideSource, *, author: str) -> Job[Kept]:
@@ -56,6 +59,7 @@ def open_job(source: SlideSource, *, author: str) -> Job[Kept]:
     yield Progress(0, 0, "Looking for earlier work on this slide…")
     with source.open() as slide:
         size, mpp = slide.size, slide.mpp
+        findings = tuple(check_slide(slide)) if is_file(slide) else ()
         record = Project.open(author=author).slide(slide)
     try:
         problems: list[str] = []
@@ -63,10 +67,16 @@ def open_job(source: SlideSource, *, author: str) -> Job[Kept]:
         yield Progress(0, 0, "Reading the cells found earlier…")
         result = _result(record, size, mpp, annotations, problems)
         problems += record.problems
-        return Kept(record, writer, annotations, result, record.view(), tuple(problems))
+        view = record.view()
+        return Kept(record, writer, annotations, result, view, tuple(problems), findings)
     except BaseException:
         record.close()
         raise
+
+
+def is_file(slide: Any) -> bool:
+    """Whether a slide is a file, which says of itself how large its pixels are."""
+    return Path(slide.path).is_file()
 
 
 def _journal(record: SlideRecord, problems: list[str]) -> tuple[JournalWriter | None, Annotations]:

@@ -37,11 +37,14 @@ from napari_celldetr.pipeline.measure import size_columns
 from napari_celldetr.pipeline.project import user_name
 from napari_celldetr.pipeline.project_record import SlideRecord
 from napari_celldetr.pipeline.reapply import Conflict, seen_in_areas
+from napari_celldetr.pipeline.self_check import Finding, check_cells
 
 REST_MS = 150
 """The camera has come to rest after this."""
 NEARBY, FEW_NEARBY = 8, 5
 """How many nuclei far cells are like their neighbours, and how many of these it takes."""
+CHECKED = 2_000
+"""So many nuclei tell well enough how large they are."""
 SESSION_KEY = "celldetr_session"
 Color = tuple[int, int, int]
 SPARE_COLORS: tuple[Color, ...] = (
@@ -105,6 +108,8 @@ class SlideSession(QObject):
         self.users: set[int] = set()
         self.state = ""
         self.problems: tuple[str, ...] = ()
+        self.findings: tuple[Finding, ...] = ()
+        self._of_cells: tuple[Finding, ...] = ()
         self._record: SlideRecord | None = None
         self._moved = False
         self._opener, self._saver = JobRunner(self), JobRunner(self)
@@ -177,6 +182,7 @@ class SlideSession(QObject):
 
     def _on_opened(self, kept: Kept) -> None:
         self.state, self.problems = "open", kept.problems
+        self.findings = kept.findings
         self._record = kept.record
         result = kept.result
         if result is not None and self._merged is None and not len(self._blocks_of_run()):
@@ -355,6 +361,30 @@ class SlideSession(QObject):
         self.cells_changed.emit()
         if keep:
             self._keep()
+
+    def check_cells(self, card: Any) -> None:
+        """See whether the nuclei found so far go with the pixel size (`findings`)."""
+        mpp = self.cells.source.mpp or self.frame.mpp
+        rows = np.flatnonzero(self.cells.kept)[:CHECKED]
+        if mpp is not None:
+            found = check_cells(self.cells.select(rows), mpp, card=card)
+            mine = [f for f in self.findings if f not in self._of_cells]
+            self._of_cells = tuple(found)
+            self.findings = (*mine, *found)
+            self.opened.emit()
+
+    def use_mpp(self, mpp: float) -> None:
+        """Take another pixel size (µm) for the slide; cells found with the old one go."""
+        layer = self.layer
+        layer.scale = (*layer.scale[:-2], mpp, mpp)
+        layer.units = ("um", "um")
+        self.frame = Frame.of_layer(layer)
+        self.findings, self._of_cells, self._identity = (), (), ()
+        if self.overlay is not None:
+            self.start_over(self.cells.class_names, self.colors, self.cells.threshold)
+        self.viewer.reset_view()
+        self.opened.emit()
+        self.cells_changed.emit()
 
     # Colours and figures ----------------------------------------------------------------
 
