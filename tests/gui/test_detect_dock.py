@@ -43,7 +43,11 @@ def our_threads():
 
 def no_threads(qtbot, *, but=()):
     """None of ours runs any more, except those that a dock needs while it is open."""
-    qtbot.waitUntil(lambda: not set(our_threads()) - set(but), timeout=10_000)
+
+    def none_left():
+        assert set(our_threads()) <= set(but)
+
+    qtbot.waitUntil(none_left, timeout=10_000)
 
 
 SAVING = ("celldetr-journal",)

@@ -16,8 +16,10 @@ from napari_celldetr.core.progress import TileEvent
 from napari_celldetr.core.regions import Region, TileGrid
 from napari_celldetr.gui.contributions import get_reader
 from napari_celldetr.gui.coverage import Seen
+from napari_celldetr.gui.keeping import open_job
 from napari_celldetr.gui.prepared import prepare, with_earlier
 from napari_celldetr.gui.session import SESSION_KEY, session_of
+from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.pipeline.project import Project
 
 CARD = SimpleNamespace(
@@ -248,6 +250,21 @@ def test_a_project_that_cannot_be_used_is_told_and_corrections_hold(
     assert len(session.corrected()) == 1
     session.leave(user)
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+
+
+@pytest.mark.parametrize("steps", range(1, 3))
+def test_a_window_closed_while_the_record_opens_leaves_nothing_open(slide_path, begin, steps):
+    import threading
+
+    viewer, layer = open_slide(slide_path)
+    job = open_job(source_of_layer(layer, mpp=(0.5, 0.5)), author="ada")
+    for _ in range(steps):
+        next(job, None)
+    job.close()
+    assert "celldetr-journal" not in {t.name for t in threading.enumerate()}
+    session, _ = begin()
+    assert session.read_only == ""
+    assert viewer.layers
 
 
 def test_docks_share_a_session_and_a_copy_of_the_layer_has_its_own(begin):

@@ -61,6 +61,7 @@ def open_job(source: SlideSource, *, author: str) -> Job[Kept]:
         size, mpp = slide.size, slide.mpp
         findings = tuple(check_slide(slide)) if is_file(slide) else ()
         record = Project.open(author=author).slide(slide)
+    writer: JournalWriter | None = None
     try:
         problems: list[str] = []
         writer, annotations = _journal(record, problems)
@@ -70,7 +71,8 @@ def open_job(source: SlideSource, *, author: str) -> Job[Kept]:
         view = record.view()
         return Kept(record, writer, annotations, result, view, tuple(problems), findings)
     except BaseException:
-        record.close()
+        # The window may be gone while this is read: nothing may stay open behind it.
+        close(record, writer)
         raise
 
 
