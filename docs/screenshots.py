@@ -1,4 +1,4 @@
-"""Make the README's pictures of *Detect cells* on a real slide, without a screen.
+"""Make the README's pictures of the docks on a real slide, without a screen.
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python docs/screenshots.py SLIDE [FOLDER] [MODEL]
 
@@ -7,6 +7,7 @@ SLIDE is any slide the viewer opens (the README's are of OpenSlide's CMU-1-Small
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -19,6 +20,8 @@ from PIL import Image
 from qtpy.QtWidgets import QApplication
 
 from napari_celldetr.gui.detect_dock import DetectDock
+from napari_celldetr.gui.review_dock import ReviewDock
+from napari_celldetr.gui.tools import Tool
 
 WIDTH, HEIGHT = 1400, 860
 LONGEST_RUN_S = 900
@@ -59,13 +62,13 @@ def wait_for(dock: DetectDock, enough: Any) -> None:
 
 def busiest_place(dock: DetectDock) -> tuple[float, float]:
     """Centre (y, x) in the viewer of the field with the most cells."""
-    overlay = dock.overlay
-    assert overlay is not None
-    cells = overlay.store.kept().centres
+    session = dock.session
+    assert session is not None
+    cells = session.cells.centres[session.cells.kept]
     bins = np.floor(cells / LIVELY_PX).astype(int)
     fields, counts = np.unique(bins, axis=0, return_counts=True)
     best = (fields[counts.argmax()] + 0.5) * LIVELY_PX
-    y, x = overlay.frame.to_world(best[None].astype(float))[0]
+    y, x = session.frame.to_world(best[None].astype(float))[0]
     return float(y), float(x)
 
 
@@ -77,6 +80,7 @@ def main(slide: str, folder: str = "docs/images", model: str = "celldetr-he") ->
     viewer.window.resize(WIDTH, HEIGHT)
     viewer.open(slide, plugin="napari-celldetr")
     with tempfile.TemporaryDirectory() as work:
+        os.environ["CELLDETR_PROJECT"] = str(Path(work) / "project")
         dock = DetectDock(viewer, workspace=Path(work))
         viewer.window.add_dock_widget(dock, name="Detect cells", area="right")
         names = [dock.model_box.itemData(i).name for i in range(dock.model_box.count())]
@@ -97,9 +101,41 @@ def main(slide: str, folder: str = "docs/images", model: str = "celldetr-he") ->
         viewer.scene.camera.center = busiest_place(dock)
         viewer.scene.camera.zoom = NEAR_ZOOM
         save(viewer, out / "detect-near.png", colors)
-        print("level shown near:", dock.overlay.level if dock.overlay else None)
+        session = dock.session
+        assert session is not None
+        assert session.overlay is not None
+        print("level shown near:", session.overlay.level)
+        review(viewer, out / "review-near.png", colors)
         dock.shut_down()
         viewer.close()
+
+
+def review(viewer: Any, path: Path, colors: Any) -> None:
+    """Some cells corrected, some selected with the lasso."""
+    dock = ReviewDock(viewer)
+    viewer.window.add_dock_widget(dock, name="Review cells", area="right", tabify=True)
+    settle(1.0)
+    session, tools = dock.session, dock.tools
+    assert session is not None
+    assert tools is not None
+    view = session.view()
+    assert view is not None
+    rows = session.cells.rows_in(view.grow(-view.height // 8))
+    x, y = session.cells.centres[rows].T
+    left = rows[x < view.centre[0] - view.width / 12]
+    dock.use_tool(Tool.SELECT)
+    session.select(left[:6])
+    tools.use_class(session.cells.class_names[1])
+    session.select(left[6:12])
+    tools.accept()
+    session.select(left[12:14])
+    tools.delete()
+    dock.use_tool(Tool.LASSO)
+    cx, cy, side = view.centre[0] + view.width / 6, view.centre[1], view.height / 6
+    ring = [(cx - side, cy - side), (cx + side, cy - side), (cx + side, cy + side)]
+    tools.stroke(ring[0]).to(*ring[1:], (cx - side, cy + side)).end()
+    save(viewer, path, [*colors, (255, 235, 0), (255, 255, 255)])
+    dock.shut_down()
 
 
 if __name__ == "__main__":
