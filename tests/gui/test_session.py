@@ -8,14 +8,17 @@ import pytest
 import tifffile
 from napari.components import ViewerModel
 from tables import NAMES, random_table, table_of
+from viewer_fakes import slide_image
 
 from napari_celldetr.core.annotations import Area, Status
-from napari_celldetr.core.edits import add, delete, mark, relabel
+from napari_celldetr.core.detections import Source
+from napari_celldetr.core.edits import add, confirm, delete, mark, relabel
 from napari_celldetr.core.errors import AnnotationError
-from napari_celldetr.core.progress import TileEvent
+from napari_celldetr.core.progress import TileEvent, drain
 from napari_celldetr.core.regions import Region, TileGrid
 from napari_celldetr.gui.contributions import get_reader
 from napari_celldetr.gui.coverage import Seen
+from napari_celldetr.gui.detect_job import merge_job
 from napari_celldetr.gui.keeping import open_job
 from napari_celldetr.gui.prepared import prepare, with_earlier
 from napari_celldetr.gui.session import SESSION_KEY, session_of
@@ -89,6 +92,7 @@ def run(session, table, region=None, *, identity=("w1", "{}")):
 
 def saved(session, qtbot):
     qtbot.waitUntil(lambda: not session._saver.running, timeout=10_000)
+    assert not session.problems
     assert session.saved.kind in ("saved", "saving")
     session._journal.flush(10)
 
@@ -265,6 +269,144 @@ def test_a_window_closed_while_the_record_opens_leaves_nothing_open(slide_path, 
     session, _ = begin()
     assert session.read_only == ""
     assert viewer.layers
+
+
+def test_a_pixel_size_given_by_a_person_comes_back_with_the_cells(begin, qtbot):
+    # Cells found at another pixel size than the layer's were shown on a raster of another size.
+    session, user = begin()
+    session.use_mpp(0.25)
+    run(session, fine(random_table(300, SIZE).ordered()))
+    rows = np.flatnonzero(session.cells.kept)
+    session.edit(delete(session.cells, rows[:3]))
+    before = session.corrected().cells
+    saved(session, qtbot)
+    session.leave(user)
+    again, _ = begin()
+    assert again.state == "open"
+    assert again.frame.mpp == (0.25, 0.25)
+    assert again.corrected().cells == before
+    assert again.can_undo == "delete 3 cells"
+
+
+def fine(table):
+    return table.with_source(Source(mpp=(0.25, 0.25), weights_sha256="w1"))
+
+
+def test_corrections_over_an_earlier_model_hold_after_reopening(begin, qtbot):
+    session, user = begin()
+    run(session, table_of([[100, 100, 116, 116], [300, 300, 316, 316], [500, 500, 516, 516]]))
+    session.edit(delete(session.cells, np.array([0])))
+    session.edit(relabel(session.cells, np.array([1]), "red"))
+    other = table_of([[101, 101, 117, 117], [301, 301, 317, 317], [501, 501, 517, 517]])
+    run(session, other, identity=("w2", "{}"))
+    before = session.corrected()
+    assert len(before) == 2
+    saved(session, qtbot)
+    session.leave(user)
+    again, _ = begin()
+    after = again.corrected()
+    assert after.cells == before.cells
+    np.testing.assert_array_equal(after.ids, before.ids)
+
+
+def test_a_selection_from_before_a_run_edits_nothing_that_is_gone(begin):
+    session, _ = begin()
+    table = random_table(60, SIZE).ordered()
+    run(session, table)
+    stale = np.flatnonzero(session.cells.kept)
+    session.select(stale)
+    session.begin(CARD, ("w1", "{}"), 0.5)
+    tile = TileGrid(2048, 0).tile(0, 0)
+    session.add_tile(TileEvent(tile, "reused", table))
+    assert not len(session.selected)
+    count = int(session.cells.kept.sum())
+    assert len(relabel(session.cells, stale, "red")) == 0
+    session.edit(relabel(session.cells, stale, "red"))
+    assert int(session.cells.kept.sum()) == count
+
+
+def test_a_run_begun_while_the_record_opens_is_not_mixed_with_what_comes(begin, slide_path, qtbot):
+    session, user = begin()
+    run(session, random_table(300, SIZE).ordered())
+    saved(session, qtbot)
+    session.leave(user)
+    viewer, layer = open_slide(slide_path)
+    late = session_of(viewer, layer, user)
+    late.begin(CARD, ("w2", "{}"), 0.5)
+    qtbot.waitUntil(lambda: late.state == "open", timeout=10_000)
+    assert int(late.cells.kept.sum()) == 0
+    assert late.coverage is None
+    late.leave(user)
+
+
+def test_a_stopped_run_keeps_the_earlier_cells_around_it(begin):
+    session, _ = begin()
+    table = random_table(300, SIZE).ordered()
+    run(session, table)
+    before = session.corrected().cells
+    region = Region(300, 200, 300, 300)
+    tile = TileGrid(1024, 0).tile(0, 0)
+    inside = [region.contains(x, y) for x, y in table.centres]
+    session.begin(CARD, ("w1", "{}"), 0.5)
+    earlier = session.earlier()
+    mine = table.select(np.array(inside, bool))
+    session.add_tile(TileEvent(tile, "done", mine), within=region)
+    job = merge_job(
+        [(tile, mine)], session.frame, SIZE, SimpleNamespace(mpp=0.5), earlier, within=region
+    )
+    session.take(drain(job).cells)
+    assert session.corrected().cells.digest() == before.digest()
+
+
+def test_a_run_on_a_part_contradicts_nothing_elsewhere(begin):
+    session, _ = begin()
+    run(session, table_of([[100, 100, 116, 116], [900, 700, 916, 716]]))
+    session.edit(confirm(session.cells, np.array([0, 1])))
+    part = Region(0, 0, 400, 400)
+    session.begin(CARD, ("w2", "{}"), 0.5)
+    ready = prepare(
+        table_of([[300, 300, 316, 316]]),
+        SIZE,
+        mpp=0.5,
+        annotations=session.annotations_now(),
+        within=part,
+    )
+    session.take(ready)
+    assert [c.box[0] for c in session.conflicts] == [100]
+
+
+def test_cells_seen_in_a_complete_area_are_no_disagreement_for_another_model(begin):
+    session, _ = begin()
+    table = random_table(80, SIZE).ordered()
+    run(session, table)
+    session.edit(mark(session.cells, Area(((0, 0), (1200, 0), (1200, 900), (0, 900)))))
+    seen = session.seen()
+    session.begin(CARD, ("w2", "{}"), 0.5)
+    earlier = session.earlier(seen)
+    ready = prepare(
+        table,
+        SIZE,
+        mpp=0.5,
+        annotations=earlier.annotations(),
+        threshold=0.5,
+        seen=earlier.seen,
+    )
+    assert ready.conflicts == ()
+
+
+def test_a_picture_is_known_by_its_pixels_whatever_their_size(tmp_path, qtbot):
+    viewer, user = ViewerModel(), object()
+    pixels = np.random.default_rng(1).integers(0, 255, (300, 400, 3), np.uint8)
+    layer = viewer.add_layer(slide_image(pixels, mpp=None))
+    session = session_of(viewer, layer, user)
+    qtbot.waitUntil(lambda: session.state == "open", timeout=10_000)
+    session.edit(add(session.cells, np.array([[50.0, 50, 66, 66]]), "mine"))
+    session.leave(user)
+    other = ViewerModel()
+    again = session_of(other, other.add_layer(slide_image(pixels, mpp=0.5)), user)
+    qtbot.waitUntil(lambda: again.state == "open", timeout=10_000)
+    assert len(again.corrected()) == 1
+    again.leave(user)
 
 
 def test_docks_share_a_session_and_a_copy_of_the_layer_has_its_own(begin):

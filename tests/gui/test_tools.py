@@ -7,6 +7,7 @@ from tables import NAMES, table_of
 from viewer_fakes import session_with, slide_image
 
 from napari_celldetr.core.annotations import Status
+from napari_celldetr.gui.prepared import prepare
 from napari_celldetr.gui.tools import TOOLS, Proposal, Tool, Tools, key_sheet
 
 BOXES = [[100 * i, 100, 100 * i + 16, 116] for i in range(1, 9)]
@@ -202,6 +203,28 @@ def test_an_answer_is_a_proposal_until_it_is_accepted(tools):
     cells = tools.session.cells
     assert cells.scores[cells.nearest((501, 500), 5)] == np.float32(0.4)
     assert status_at(tools, (501, 500)) is Status.ADDED
+
+
+def test_a_stroke_that_outlives_its_claims_does_nothing(tools):
+    session = tools.session
+    click(tools, CENTRES[0])
+    stroke = tools.stroke(CENTRES[0]).to((200, 300))
+    other = prepare(table_of(BOXES[3:]), session.size, mpp=0.5)
+    session.take(other, keep=False)
+    stroke.to((300, 300)).end()
+    assert session.can_undo is None
+    assert centres(tools) == CENTRES[3:]
+
+
+def test_unknown_stays_chosen(tools):
+    tools.choose(Tool.ADD)
+    tools._class_key(2)
+    tools.use_class(None)
+    assert tools.class_chosen
+    click(tools, (500, 500))
+    click(tools, (700, 700))
+    assert class_at(tools, (500, 500)) is None
+    assert class_at(tools, (700, 700)) is None
 
 
 def test_choosing_another_tool_drops_the_proposal(tools):

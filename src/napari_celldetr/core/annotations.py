@@ -218,6 +218,9 @@ class Edit:
         # A set: sorting rows would be most of what a small edit costs.
         if len({*map(tuple, keys.tolist())}) < n:
             raise _refused("a cell that comes twice", "each cell once")
+        status = np.concatenate((self.before.status, self.after.status))
+        if n and status.max() > Status.ABSENT:
+            raise _refused("a claim that another one stands for", "cells that are there")
         ids = np.concatenate((self.before.class_ids, self.after.class_ids))
         if len(ids) and (ids.min() < UNKNOWN or ids.max() >= len(self.class_names)):
             raise _refused(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.core.annotations import (
+    SHOWN,
     Area,
     AreaChange,
     CellStates,
@@ -108,10 +109,11 @@ def _areas(table: CellTable, what: str, change: AreaChange) -> Edit:
 
 
 def _edit(table: CellTable, what: str, rows: Rows, now: CellStates, after: CellStates) -> Edit:
-    # What stays as it was is no part of an edit.
+    # What stays as it was is no part of an edit, nor is what is not there any more: a selection
+    # may be older than the claims.
     moved = (now.boxes != after.boxes).any(axis=1)
     other = (now.class_ids != after.class_ids) | (now.status != after.status) | moved
-    changed = np.flatnonzero(other)
+    changed = np.flatnonzero(other & SHOWN[now.status])
     return Edit(
         what.replace("{}", _cells(len(changed)), 1),
         table.keys_of(rows[changed]),

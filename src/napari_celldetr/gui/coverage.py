@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.regions import Region
 
 
@@ -34,6 +35,8 @@ SEEN_BY_STATE = {
 }
 KNOWN = (Seen.LOOKED_AT, Seen.SATURATED)
 """Where cells are counted."""
+MISSING = (Seen.NOT_YET, Seen.FAILED)
+"""Where cells may be that nobody has counted."""
 CLEAR = (0.0, 0.0, 0.0, 0.0)
 SEEN_COLORS: dict[int | None, Any] = {
     None: CLEAR,
@@ -60,9 +63,8 @@ class Coverage:
         self.core = core
         self.step = core / PARTS
         tiles = (-(-size[1] // core), -(-size[0] // core))
-        self.seen: NDArray[np.uint8] = np.full(
-            (tiles[0] * PARTS, tiles[1] * PARTS), Seen.NOT_YET, np.uint8
-        )
+        shape = (math.ceil(size[1] / self.step), math.ceil(size[0] / self.step))
+        self.seen: NDArray[np.uint8] = np.full(shape, Seen.NOT_YET, np.uint8)
         self._whole = np.zeros(tiles, bool)
         self._parts: dict[Index, tuple[Region, ...]] = {}
 
@@ -112,6 +114,24 @@ class Coverage:
             area += _union_area(inside)
         return area
 
+    def missing(self, region: Region) -> float:
+        """Share of the slide in `region` that was not looked at, or could not be analysed."""
+        part = region.intersect(Region(0, 0, *self.size))
+        if part is None:
+            return 0.0
+        seen = self.seen[self._pixels(part)]
+        return float(np.isin(seen, MISSING).mean()) if seen.size else 0.0
+
+    def missing_in(self, area: Area) -> float:
+        """The same of a drawn area."""
+        low = np.floor(area.corners.min(axis=0) / self.step).astype(int)
+        high = np.ceil(area.corners.max(axis=0) / self.step).astype(int)
+        rows = np.arange(max(low[1], 0), min(high[1], self.seen.shape[0]))
+        columns = np.arange(max(low[0], 0), min(high[0], self.seen.shape[1]))
+        y, x = (v.ravel() for v in np.meshgrid(rows, columns, indexing="ij"))
+        inner = area.contains(np.column_stack((x + 0.5, y + 0.5)) * self.step)
+        return float(np.isin(self.seen[y[inner], x[inner]], MISSING).mean()) if inner.any() else 0.0
+
     def counted(self) -> dict[Seen, int]:
         """Number of pixels of each kind."""
         return {kind: int((self.seen == kind).sum()) for kind in Seen}
@@ -135,9 +155,12 @@ class Coverage:
         """What `to_json` gave; raises ValueError, KeyError or TypeError for anything else."""
         width, height = (int(v) for v in kept["size"])
         coverage = cls((width, height), int(kept["core"]))
-        packed = zlib.decompressobj().decompress(
-            base64.b64decode(kept["seen"]), coverage.seen.size + 1
-        )
+        try:
+            packed = zlib.decompressobj().decompress(
+                base64.b64decode(kept["seen"]), coverage.seen.size + 1
+            )
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
         seen = np.frombuffer(packed, np.uint8)
         if seen.size != coverage.seen.size or seen.max(initial=0) > max(Seen):
             raise ValueError(f"coverage of {seen.size} pixels")

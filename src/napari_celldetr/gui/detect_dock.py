@@ -46,7 +46,14 @@ from napari_celldetr.gui.detect_job import (
 )
 from napari_celldetr.gui.layers import Frame, rectangle_world
 from napari_celldetr.gui.overlay import camera_of, view_of
-from napari_celldetr.gui.panel import ConfigForm, JobRunner, RunBar, narrow_form, wrapped_label
+from napari_celldetr.gui.panel import (
+    ConfigForm,
+    Dock,
+    JobRunner,
+    RunBar,
+    narrow_form,
+    wrapped_label,
+)
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import is_slide_layer, source_of_layer
 from napari_celldetr.gui.summary import area_mm2, class_rows, gaps
@@ -66,7 +73,7 @@ EMPTY_TEXT = (
 )
 
 
-class DetectDock(QWidget):
+class DetectDock(Dock):
     """The dock widget. `models` and `workspace` are for tests and scripts."""
 
     def __init__(
@@ -220,6 +227,7 @@ class DetectDock(QWidget):
         self.runner.stopped.connect(self._on_stopped)
         self.joiner = JobRunner(self)
         self.joiner.finished.connect(self._on_joined)
+        self.joiner.failed.connect(self._on_join_failed)
         self.exporter = JobRunner(self)
         self.exporter.finished.connect(self._on_exported)
         self.exporter.failed.connect(self._on_export_failed)
@@ -238,13 +246,8 @@ class DetectDock(QWidget):
         layers.events.inserted.connect(self._on_layers)
         layers.events.removed.connect(self._on_removed)
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Stop the run when the dock is closed; its finished tiles are in the ledger."""
-        self.shut_down()
-        super().closeEvent(event)
-
-    def shut_down(self) -> None:
-        """Stop everything this dock started and stop listening to the viewer."""
+    def let_go(self) -> None:
+        """Stop everything this dock started; corrections are on disk, finished tiles too."""
         for runner in (self.runner, self.joiner, self.exporter):
             runner.abandon()
         for timer in (self._repaint, self._recount):
@@ -266,13 +269,13 @@ class DetectDock(QWidget):
             return
         if old is not None:
             old.cells_changed.disconnect(self._recount.start)
-            old.opened.disconnect(self._show_findings)
+            old.opened.disconnect(self._on_opened)
             if old is not self._running:
                 old.leave(self)
         self.session = now
         if now is not None:
             now.cells_changed.connect(self._recount.start)
-            now.opened.connect(self._show_findings)
+            now.opened.connect(self._on_opened)
         self._show_findings()
         self._show_results()
 
@@ -349,7 +352,8 @@ class DetectDock(QWidget):
         if not self.runner.running:
             missing = self._missing()
             said = " ".join(text for text in (self._ended, missing) if text)
-            self.run_bar.show_idle(said, can_run=not missing)
+            # The next run is laid over what this one leaves: its seams come first.
+            self.run_bar.show_idle(said, can_run=not missing and not self.joiner.running)
 
     def _missing(self) -> str:
         layer = self.slide_layer()
@@ -432,7 +436,7 @@ class DetectDock(QWidget):
 
     def run(self) -> None:
         """Start with what is chosen; what cannot be started is said in a notification."""
-        if self.runner.running or self._missing():
+        if self.runner.running or self.joiner.running or self._missing():
             return
         try:
             self._start(self.slide_layer())
@@ -457,14 +461,15 @@ class DetectDock(QWidget):
         )
         self._within, self._tiles, self._report, self._checked = region, [], None, 0
         self._card = card = self.model_box.currentData()
+        self._let_go()
         session = self._running = session_of(self.viewer, layer, self)
+        seen = session.seen()
         # What makes claims comparable: who made them, and at what scale.
         session.begin(card, (card.weights_sha256, to_json(config), frame.mpp), card.threshold)
         self._show_results()
-        self.joiner.abandon()
         self._ended = ""
         self.run_bar.show_busy("Loading the model…")
-        request, models, earlier = self._request, self.models, session.earlier()
+        request, models, earlier = self._request, self.models, session.earlier(seen)
         self.runner.start(lambda: detect_job(request, models, earlier))
 
     def _frame(self, layer: Any) -> Frame:
@@ -481,6 +486,10 @@ class DetectDock(QWidget):
     def _config(self) -> DetectConfig:
         values = {**self.form.values(), "model": self.model_box.currentData().name}
         return from_mapping(DetectConfig, values)
+
+    def _on_opened(self) -> None:
+        self._show_findings()
+        self._show_results()
 
     def _show_findings(self) -> None:
         """What is doubtful about the pixel size, and one button where there is a remedy."""
@@ -570,13 +579,19 @@ class DetectDock(QWidget):
         if session is None or not self._tiles:
             return
         tiles, card, earlier = list(self._tiles), self._card, session.earlier()
-        frame, size = session.frame, session.size
-        self.joiner.start(lambda: merge_job(tiles, frame, size, card, earlier))
+        frame, size, within = session.frame, session.size, self._within
+        self.joiner.start(lambda: merge_job(tiles, frame, size, card, earlier, within=within))
+        self._check_ready()
 
     def _on_joined(self, result: DetectResult) -> None:
         if self._running is not None and not self.runner.running:
             self._running.take(result.cells)
             self._show_counts()
+        self._check_ready()
+
+    def _on_join_failed(self, error: CellDETRError) -> None:
+        show_error(str(error))
+        self._check_ready()
 
     # Results ----------------------------------------------------------------------------
 

@@ -129,8 +129,13 @@ def merge_job(
     size: tuple[int, int],
     card: Any,
     earlier: Earlier | None = None,
+    *,
+    within: Region | None = None,
 ) -> Job[DetectResult]:
-    """Join the tiles of a run that was stopped, so that no cell on a seam counts twice."""
+    """Join the tiles of a run that was stopped, so that no cell on a seam counts twice.
+
+    `within` is the run's region: earlier claims beside it stay.
+    """
     from napari_celldetr.pipeline.tiles import SLACK_MODEL_PX
 
     yield Progress(0, 0, "Joining the finished tiles…")
@@ -140,13 +145,16 @@ def merge_job(
     earlier = earlier or Earlier()
     if earlier.claims is not None:
         for tile, _ in tiles:
-            outside = ~inside(earlier.claims.centres, tile.core)
-            earlier = replace(earlier, claims=earlier.claims.select(outside))
+            room = tile.core if within is None else tile.core.intersect(within)
+            if room is not None:
+                outside = ~inside(earlier.claims.centres, room)
+                earlier = replace(earlier, claims=earlier.claims.select(outside))
     whole = None if earlier.claims is None else concatenate([table, earlier.claims]).ordered()
     um = frame.mpp[0] if frame.mpp else None
     nowhere = Region(-1, -1, 1, 1)
     rest = replace(earlier, claims=None)
-    return DetectResult(_ready(table if whole is None else whole, nowhere, size, um, rest))
+    claims = table if whole is None else whole
+    return DetectResult(_ready(claims, nowhere, size, um, rest, within=within))
 
 
 def _ready(
@@ -155,6 +163,8 @@ def _ready(
     size: tuple[int, int],
     mpp: float | None,
     earlier: Earlier,
+    *,
+    within: Region | None = None,
 ) -> Prepared:
     return prepare(
         with_earlier(table, earlier.claims, region),
@@ -163,6 +173,7 @@ def _ready(
         annotations=earlier.annotations(),
         threshold=earlier.threshold,
         seen=earlier.seen,
+        within=within or region,
     )
 
 

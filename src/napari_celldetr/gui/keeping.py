@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,16 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.gui.coverage import Coverage
 from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.prepared import Prepared, prepare
+from napari_celldetr.gui.sources import ArraySlide
 from napari_celldetr.pipeline.journal_errors import DamagedJournalError
 from napari_celldetr.pipeline.journal_writer import JournalWriter
 from napari_celldetr.pipeline.project import Project
 from napari_celldetr.pipeline.project_cells import RunAbout
-from napari_celldetr.pipeline.project_record import SlideRecord
+from napari_celldetr.pipeline.project_record import SlideFacts, SlideRecord
 from napari_celldetr.pipeline.self_check import Finding, check_slide
 
 Color = tuple[int, int, int]
+OWN_TRIES, OWN_WAIT_S = 5, 0.2
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,12 @@ def open_job(source: SlideSource, *, author: str) -> Job[Kept]:
     with source.open() as slide:
         size, mpp = slide.size, slide.mpp
         findings = tuple(check_slide(slide)) if is_file(slide) else ()
-        record = Project.open(author=author).slide(slide)
+        facts = SlideFacts.of(slide)
+        if isinstance(slide, ArraySlide):
+            # The same picture, whatever pixel size a person has given it since.
+            facts = replace(facts, identity=slide.pixels_identity())
+        record = Project.open(author=author).slide(facts)
+    _outwait_ourselves(record)
     writer: JournalWriter | None = None
     try:
         problems: list[str] = []
@@ -74,6 +83,16 @@ def open_job(source: SlideSource, *, author: str) -> Job[Kept]:
         # The window may be gone while this is read: nothing may stay open behind it.
         close(record, writer)
         raise
+
+
+def _outwait_ourselves(record: SlideRecord) -> None:
+    """Where this very program is still closing the slide, e.g. after switching to and fro."""
+    for _ in range(OWN_TRIES):
+        holder = record.holder
+        if not record.read_only or holder is None or holder.pid != os.getpid():
+            return
+        time.sleep(OWN_WAIT_S)
+        record.try_take_over()
 
 
 def is_file(slide: Any) -> bool:
@@ -109,10 +128,10 @@ def _result(
         return None
     table, about = found
     try:
-        said = json.loads(about.config)
+        identity = _tuples(json.loads(about.config))
+        said = json.loads(about.report)
         coverage = Coverage.from_json(said["coverage"]) if said.get("coverage") else None
         colors = {str(k): (int(r), int(g), int(b)) for k, (r, g, b) in said["colors"].items()}
-        identity = _tuples(said["identity"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problems.append(f"The result of {about.time[:16]} cannot be shown: {error!r:.100}")
         return None
@@ -135,8 +154,13 @@ def save_job(
 ) -> Job[RunAbout]:
     """Save claims as a result of their own."""
     yield Progress(0, 0, "Saving the cells…")
-    said = {"identity": identity, "colors": dict(colors), "coverage": coverage}
-    return record.save_cells(table, RunAbout(config=json.dumps(said), threshold=threshold))
+    # Which claims they are stands apart from how they are shown: by the first, runs are compared.
+    about = RunAbout(
+        config=json.dumps(identity),
+        report=json.dumps({"colors": dict(colors), "coverage": coverage}),
+        threshold=threshold,
+    )
+    return record.save_cells(table, about)
 
 
 def close(record: SlideRecord | None, writer: JournalWriter | None) -> str:

@@ -279,6 +279,8 @@ class Overlay:
         room = tile.core if within is None else tile.core.intersect(within)
         if table is None or room is None:
             return
+        # What lies in the margin belongs to the tile beside it: it would be counted twice.
+        table = table.select(inside(table.centres, tile.core))
         boxes = self.cells.boxes[self.cells.rows_in(room)]
         self.cells.add(table, within=room)
         if len(boxes) or len(self.cells.annotations):
@@ -292,6 +294,10 @@ class Overlay:
     ) -> None:
         """The merged result and its raster, both prepared outside the GUI thread."""
         self.cells.replace(claims, covered=covered)
+        if raster.factor != self.raster.factor:
+            # Made for another pixel size: better slow than wrong.
+            raster = CellRaster(raster.size, mpp=self.frame.mpp[0] if self.frame.mpp else None)
+            raster.paint_table(claims.table, self.cells.threshold)
         self.raster.take_over(raster)
         if raster.threshold != self.cells.threshold:
             self.raster.show(self.cells.threshold)

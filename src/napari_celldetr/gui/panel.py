@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -131,6 +131,40 @@ class JobRunner(QObject):
 def _stop_each(threads: list[JobThread], *_: object) -> None:
     for thread in threads:
         thread.stop()
+
+
+class Dock(QWidget):
+    """A dock's inner widget: `shut_down` is called once, when it is closed or taken out.
+
+    Closing a dock in napari only takes its inner widget out of it and destroys the frame.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._was_docked = self._is_shut = False
+
+    def shut_down(self) -> None:
+        """Stop everything this dock started and stop listening to the viewer; once."""
+        if not self._is_shut:
+            self._is_shut = True
+            self.let_go()
+
+    def let_go(self) -> None:
+        """What a dock has to stop and to disconnect."""
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """The window is closed."""
+        self.shut_down()
+        super().closeEvent(event)
+
+    def event(self, event: Any) -> bool:
+        """See when the widget is put into a dock, and when it is taken out for good."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is not None:
+                self._was_docked = True
+            elif self._was_docked:
+                self.shut_down()
+        return bool(super().event(event))
 
 
 class RunBar(QWidget):

@@ -38,10 +38,12 @@ def prepare(
     annotations: Annotations | None = None,
     threshold: float = 0.0,
     seen: NDArray[np.floating] | None = None,
+    within: Region | None = None,
 ) -> Prepared:
     """Index, keys and raster of claims on a slide of `size` (width, height).
 
-    `seen` are the centres of cells in complete areas, see `reapply`.
+    `seen` are the centres of cells in complete areas, and `within` what was looked at, see
+    `reapply`.
     """
     claims = Claims.prepared(table, cell_ids)
     raster = CellRaster(size, mpp=mpp)
@@ -49,7 +51,9 @@ def prepare(
     if annotations is None or not (annotations.cells or annotations.areas):
         return Prepared(claims, raster)
     reach = REACH_UM / (mpp or USUAL_MPP)
-    found = reapply(claims, annotations, reach_px=reach, threshold=threshold, seen=seen)
+    found = reapply(
+        claims, annotations, reach_px=reach, threshold=threshold, seen=seen, within=within
+    )
     return Prepared(claims, raster, found.covered, found.conflicts)
 
 

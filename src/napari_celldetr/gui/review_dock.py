@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from qtpy.QtWidgets import (
 from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.annotations import SAID, Status
 from napari_celldetr.core.errors import CellDETRError
+from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_dock import ask_export_path, short_combo, single_shot
 from napari_celldetr.gui.detect_job import shared_models
-from napari_celldetr.gui.overlay import text_overlay_of, view_of
-from napari_celldetr.gui.panel import JobRunner, wrapped_label
+from napari_celldetr.gui.overlay import canvas_size_of, text_overlay_of, view_of
+from napari_celldetr.gui.panel import Dock, JobRunner, wrapped_label
 from napari_celldetr.gui.review_jobs import SlideAsker, import_job
 from napari_celldetr.gui.review_parts import GREY, SCREEN, SLIDE, ClassList, Readout, ToolBox
 from napari_celldetr.gui.session import SlideSession, session_of
@@ -49,7 +51,7 @@ AREA_NAMES = {"complete": "Complete area", "region": "Region"}
 HEAT_LAYER = "Where the model looks"
 
 
-class ReviewDock(QWidget):
+class ReviewDock(Dock):
     """The dock widget. `models` is for tests and scripts."""
 
     def __init__(
@@ -220,13 +222,8 @@ class ReviewDock(QWidget):
         layers.events.inserted.connect(self._on_layers)
         layers.events.removed.connect(self._on_layers)
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Leave the slide as it is; corrections are on disk."""
-        self.shut_down()
-        super().closeEvent(event)
-
-    def shut_down(self) -> None:
-        """Stop everything this dock started and stop listening to the viewer."""
+    def let_go(self) -> None:
+        """Stop everything this dock started; corrections are on disk, finished tiles too."""
         for runner in (self.runner, self.exporter, self.importer, self.heater):
             runner.abandon()
         self._recount.stop()
@@ -287,14 +284,15 @@ class ReviewDock(QWidget):
         self._watch.start()
 
     def _part(self, session: SlideSession) -> None:
+        # Their answers are about this slide, and must not reach the next one.
+        for runner in (self.runner, self.importer, self.heater):
+            runner.abandon()
         for signal, call in self._signals(session):
             signal.disconnect(call)
         if self.tools is not None:
             self.tools.detach()
             self.tools = None
-        if self._asker is not None:
-            self._asker.close()
-            self._asker = None
+        self._drop_asker()
         self._watch.stop()
         self.keys_button.setChecked(False)
         session.leave(self)
@@ -329,7 +327,7 @@ class ReviewDock(QWidget):
         for button in (self.table_button, self.export_button, self.picture_button):
             button.setEnabled(some)
         self.heat_button.setEnabled(bool(session.model))
-        if self.tools is not None and self.tools.class_name is None:
+        if self.tools is not None and not self.tools.class_chosen:
             self.tools.class_name = next(iter(session.cells.class_names), None)
         areas = session.cells.annotations.areas
         names = [a.name or f"{AREA_NAMES[a.kind]} {i}" for i, a in enumerate(areas.values(), 1)]
@@ -405,15 +403,20 @@ class ReviewDock(QWidget):
         cells, coverage = session.cells, session.coverage
         if where == SLIDE:
             px = coverage.area_px() if coverage is not None else 0.0
-            return np.flatnonzero(cells.kept), px, _corrected_words(session)
+            whole = Region(0, 0, *session.size)
+            missing = coverage is not None and coverage.missing(whole) > 0
+            note = "Part of the slide was not analysed. " if missing else ""
+            return np.flatnonzero(cells.kept), px, note + _corrected_words(session)
         area = cells.annotations.areas.get(where)
         if where != SCREEN and area is not None:
-            return cells.rows_within(area), area.area_px, ""
+            missed = 0.0 if coverage is None else coverage.missing_in(area)
+            note = "Part of this area was not analysed." if missed else ""
+            return cells.rows_within(area), area.area_px * (1 - missed), note
         view = session.view()
         if view is None:
             return np.zeros(0, np.int64), 0.0, "Nothing of the slide is in view."
         px = coverage.area_px(view) if coverage is not None else 0.0
-        missing = coverage is not None and px < 0.99 * view.area
+        missing = coverage is not None and coverage.missing(view) > 0.01
         note = "Part of the view was not analysed." if missing else ""
         return cells.rows_in(view), px, note
 
@@ -484,12 +487,18 @@ class ReviewDock(QWidget):
         if not session.model:
             self.tell("Find cells with Detect cells first: the same model is asked.")
             return None
-        if self._asker is None or self._asker.model != session.model:
-            if self._asker is not None:
-                self._asker.close()
+        wanted = (session.model, session.frame.mpp)
+        if self._asker is None or (self._asker.model, self._asker.mpp) != wanted:
+            self._drop_asker()
             source = source_of_layer(session.layer, mpp=session.frame.mpp)
-            self._asker = SlideAsker(source, self.models, session.model)
+            self._asker = SlideAsker(source, self.models, session.model, session.frame.mpp)
         return self._asker
+
+    def _drop_asker(self) -> None:
+        asker, self._asker = self._asker, None
+        if asker is not None:
+            # It may be loading its model just now, for which the window must not wait.
+            threading.Thread(target=asker.close, name="celldetr-job", daemon=True).start()
 
     def ask_at(self, xy: tuple[float, float]) -> None:
         """Ask the model what it sees at a point (x, y) in level-0 px."""
@@ -615,7 +624,9 @@ class ReviewDock(QWidget):
         view = view_of(self.viewer, session.frame)
         shot = self.viewer.screenshot(canvas_only=True, flash=False)[..., :3]
         mpp = session.frame.mpp
-        um = None if mpp is None or view is None else float(np.mean(mpp)) / view.zoom
+        # Screens may have more pixels than the window counts.
+        fine = shot.shape[1] / canvas_size_of(self.viewer)[1]
+        um = None if mpp is None or view is None else float(np.mean(mpp)) / (view.zoom * fine)
         region = session.view()
         counts = session.cells.counts(session.cells.rows_in(region)) if region else {}
         colors = session.color_names
@@ -639,7 +650,8 @@ class ReviewDock(QWidget):
             if isinstance(dock, TableDock):
                 self.viewer.window.dock_widgets[name].raise_()
                 return
-        self.viewer.window.add_dock_widget(TableDock(self.viewer), name="Cell table", area="bottom")
+        dock = TableDock(self.viewer, layer=self.session.layer)
+        self.viewer.window.add_dock_widget(dock, name="Cell table", area="bottom")
 
 
 def _proposal_words(proposal: Proposal, threshold: float) -> str:

@@ -25,6 +25,7 @@ class SlideAsker:
     source: SlideSource
     models: Models
     model: str
+    mpp: tuple[float, float] | None = None
     device: str = "auto"
     _asker: Any = field(default=None, repr=False)
     _slide: Any = field(default=None, repr=False)

@@ -111,7 +111,7 @@ class SlideSession(QObject):
         self.findings: tuple[Finding, ...] = ()
         self._of_cells: tuple[Finding, ...] = ()
         self._record: SlideRecord | None = None
-        self._moved = False
+        self._moved = self._begun = False
         self._opener, self._saver = JobRunner(self), JobRunner(self)
         self._opener.finished.connect(self._on_opened)
         self._opener.failed.connect(self._on_open_failed)
@@ -147,6 +147,7 @@ class SlideSession(QObject):
     def close(self) -> None:
         """The slide's layer is gone."""
         self.layer.metadata.pop(SESSION_KEY, None)
+        self._keep_view()
         if self.users:
             self.users.clear()
             self._listen(False)
@@ -184,26 +185,28 @@ class SlideSession(QObject):
         self.state, self.problems = "open", kept.problems
         self.findings = kept.findings
         self._record = kept.record
-        result = kept.result
-        if result is not None and self._merged is None and not len(self._blocks_of_run()):
-            self._show_result(result)
         pending, self._done, self._undone = self._done, [], []
         hindrance = kept.record.hindrance if kept.record.read_only else ""
+        # What people said first: a result is laid under it, and nothing said may be lost should
+        # the result be none that can be shown.
         self.use_journal(kept.writer, kept.annotations, read_only=hindrance)
+        if kept.result is not None and not self._begun:
+            self._show_result(kept.result)
         for edit in [] if hindrance else pending:
             self.edit(edit)
-        if kept.view and not self._moved:
-            self._restore(kept.view)
+        if kept.view and not self._begun:
+            self._restore(kept.view, look=not self._moved)
         self.opened.emit()
-
-    def _blocks_of_run(self) -> Rows:
-        # Claims that a run has brought while the record was being opened.
-        return np.flatnonzero(self.cells.status == 0)
 
     def _show_result(self, result: Result) -> None:
         self._colors |= result.colors
-        names = result.cells.claims.table.class_names
-        colors = [self._colors[name] for name in names]
+        table = result.cells.claims.table
+        mpp = table.source.mpp
+        if mpp is not None and mpp != self.frame.mpp:
+            # A person had given another pixel size than the layer's.
+            self._place(mpp)
+        names = table.class_names
+        colors = [self._colors.get(name, SPARE_COLORS[0]) for name in names]
         self.start_over(names, colors, result.threshold)
         self.model, self.weights = result.model, result.weights
         self._identity = result.identity
@@ -253,7 +256,7 @@ class SlideSession(QObject):
             # Where one looked last is no loss; a disk that fails is told with the corrections.
             self.problems = (*self.problems, str(error))
 
-    def _restore(self, view: Mapping[str, Any]) -> None:
+    def _restore(self, view: Mapping[str, Any], *, look: bool) -> None:
         try:
             y, x = (float(v) for v in view["center"])
             zoom, threshold = float(view["zoom"]), float(view["threshold"])
@@ -262,7 +265,8 @@ class SlideSession(QObject):
         if not np.isfinite([y, x, zoom, threshold]).all() or zoom <= 0:
             return
         camera = camera_of(self.viewer)
-        camera.center, camera.zoom = (*camera.center[:-2], y, x), zoom
+        if look:
+            camera.center, camera.zoom = (*camera.center[:-2], y, x), zoom
         if 0 < threshold < 1:
             self.set_threshold(threshold)
 
@@ -284,6 +288,7 @@ class SlideSession(QObject):
 
         Corrections stay in any case.
         """
+        self._begun = True
         self.frame = Frame.of_layer(self.layer)
         self.model, self.weights = card.name, card.weights_sha256
         if identity != self._identity or self.overlay is None or not self.overlay.layers:
@@ -302,6 +307,7 @@ class SlideSession(QObject):
         self.conflicts, self._merged = (), None
         self._select(NO_ROWS)
         self.show_layers()
+        self.claims_changed.emit()
 
     def show_layers(self) -> Overlay:
         """Layers for the present table, in place of any there were."""
@@ -327,12 +333,16 @@ class SlideSession(QObject):
             self.overlay.reloaded()
         return self.overlay
 
-    def earlier(self) -> Earlier:
-        """What a run's result is joined with."""
+    def seen(self) -> NDArray[np.float32]:
+        """Centres (N, 2) of the cells a person has seen in complete areas; ask before `begin`."""
+        return seen_in_areas(self.cells)
+
+    def earlier(self, seen: NDArray[np.float32] | None = None) -> Earlier:
+        """What a run's result is joined with; `seen` as it was before the run began."""
         return Earlier(
             claims=self._merged,
             annotations=self.annotations_now,
-            seen=seen_in_areas(self.cells),
+            seen=seen,
             threshold=self.cells.threshold,
         )
 
@@ -345,8 +355,12 @@ class SlideSession(QObject):
 
     def add_tile(self, event: TileEvent, *, within: Region | None = None) -> None:
         """A finished tile of the run that goes on in the region `within`."""
-        if self.overlay is not None:
-            self.overlay.add_tile(event.tile, event.detections, event.state, within=within)
+        if self.overlay is None:
+            return
+        self.overlay.add_tile(event.tile, event.detections, event.state, within=within)
+        kept = self.cells.kept[self.selected]
+        if not kept.all():
+            self._select(self.selected[kept])
 
     def take(self, cells: Prepared, *, keep: bool = True) -> None:
         """The merged result of a run, which is kept in the project, or what came from there."""
@@ -375,16 +389,18 @@ class SlideSession(QObject):
 
     def use_mpp(self, mpp: float) -> None:
         """Take another pixel size (µm) for the slide; cells found with the old one go."""
-        layer = self.layer
-        layer.scale = (*layer.scale[:-2], mpp, mpp)
-        layer.units = ("um", "um")
-        self.frame = Frame.of_layer(layer)
+        self._place((mpp, mpp))
         self.findings, self._of_cells, self._identity = (), (), ()
         if self.overlay is not None:
             self.start_over(self.cells.class_names, self.colors, self.cells.threshold)
         self.viewer.reset_view()
         self.opened.emit()
         self.cells_changed.emit()
+
+    def _place(self, mpp: tuple[float, float]) -> None:
+        self.layer.scale = (*self.layer.scale[:-2], mpp[1], mpp[0])
+        self.layer.units = ("um", "um")
+        self.frame = Frame.of_layer(self.layer)
 
     # Colours and figures ----------------------------------------------------------------
 

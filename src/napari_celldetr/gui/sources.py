@@ -98,20 +98,27 @@ class ArraySlide(Slide):
     def __init__(self, name: str, levels: Sequence[Any], mpp: tuple[float, float] | None) -> None:
         super().__init__(Path(name), ArrayBackend(levels, mpp))
         self._levels = levels
-        self._hash = ""
+        self._hash = self._pixels_hash = ""
+
+    def pixels_identity(self) -> str:
+        """sha256 of the pixels alone, whatever size they are said to have."""
+        if not self._pixels_hash:
+            full = self._levels[0]
+            sha = hashlib.sha256(repr((full.shape, str(full.dtype))).encode())
+            if full.nbytes <= HASHED_BYTES:
+                sha.update(np.ascontiguousarray(full).tobytes())
+            else:
+                sha.update(uuid.uuid4().bytes)
+            self._pixels_hash = sha.hexdigest()
+        return self._pixels_hash
 
     def identity(self) -> str:
-        """sha256 of the pixels; of a random name where there are too many to look at.
+        """sha256 of pixels and pixel size; of a random name where there are too many to look at.
 
         A sample would not do: the user may have changed a few pixels since the last run, and
         old tiles would be taken for this picture's.
         """
         if not self._hash:
-            full = self._levels[0]
-            sha = hashlib.sha256(repr((full.shape, str(full.dtype), self.mpp)).encode())
-            if full.nbytes <= HASHED_BYTES:
-                sha.update(np.ascontiguousarray(full).tobytes())
-            else:
-                sha.update(uuid.uuid4().bytes)
+            sha = hashlib.sha256(f"{self.pixels_identity()} {self.mpp}".encode())
             self._hash = sha.hexdigest()
         return self._hash

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 from napari_celldetr.core.annotations import SAID, STATUS_WORDS, Status
 from napari_celldetr.core.claims import Rows
 from napari_celldetr.gui.detect_dock import short_combo, single_shot
+from napari_celldetr.gui.panel import Dock
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import is_slide_layer
 
@@ -138,10 +139,12 @@ class CellModel(QAbstractTableModel):
         return f"{value:.3f}" if column == 1 or column > 6 else f"{value:,.1f}"
 
 
-class TableDock(QWidget):
+class TableDock(Dock):
     """The dock widget: which cells, the table, and how many."""
 
-    def __init__(self, napari_viewer: Any, *, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, napari_viewer: Any, *, layer: Any = None, parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent)
         self.viewer = napari_viewer
         self.session: SlideSession | None = None
@@ -176,15 +179,12 @@ class TableDock(QWidget):
         self.which.currentIndexChanged.connect(lambda _: self.renew())
         self.viewer.layers.events.inserted.connect(self._on_layers)
         self.viewer.layers.events.removed.connect(self._on_layers)
+        if layer is not None:
+            self._join(layer)
         self._on_layers()
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Stop following the slide."""
-        self.shut_down()
-        super().closeEvent(event)
-
-    def shut_down(self) -> None:
-        """Stop listening to slide and viewer."""
+    def let_go(self) -> None:
+        """Stop everything this dock started; corrections are on disk, finished tiles too."""
         self._renew.stop()
         self.viewer.layers.events.inserted.disconnect(self._on_layers)
         self.viewer.layers.events.removed.disconnect(self._on_layers)
@@ -200,6 +200,7 @@ class TableDock(QWidget):
         old = self.session
         if old is not None:
             old.cells_changed.disconnect(self._renew.start)
+            old.claims_changed.disconnect(self.renew)
             old.selection_changed.disconnect(self._on_selection)
             old.view_changed.disconnect(self._on_view)
             old.leave(self)
@@ -208,6 +209,8 @@ class TableDock(QWidget):
         now = self.session
         if now is not None:
             now.cells_changed.connect(self._renew.start)
+            # At once: rows of other claims mean other cells, or none.
+            now.claims_changed.connect(self.renew)
             now.selection_changed.connect(self._on_selection)
             now.view_changed.connect(self._on_view)
             self.model = CellModel(now)
@@ -233,8 +236,10 @@ class TableDock(QWidget):
             self.count_label.setText(EMPTY_TEXT)
             return
         self._ours = True
-        model.show(self._rows(session))
-        self._ours = False
+        try:
+            model.show(self._rows(session))
+        finally:
+            self._ours = False
         many = len(model.rows)
         self.count_label.setText(f"{many:,} cells" if many else EMPTY_TEXT)
 

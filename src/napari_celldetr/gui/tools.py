@@ -129,18 +129,21 @@ class Stroke:
     path: list[tuple[float, float]]
     step: Callable[[bool], None]
     clear: Callable[[], None]
+    holds: Callable[[], bool]
 
     def to(self, *points: tuple[float, float]) -> Stroke:
         """The mouse moves on."""
         for xy in points:
             self.path.append(xy)
-            self.step(False)
+            if self.holds():
+                self.step(False)
         return self
 
     def end(self) -> None:
         """The mouse is let go."""
         self.clear()
-        self.step(True)
+        if self.holds():
+            self.step(True)
 
 
 class Tools:
@@ -163,8 +166,14 @@ class Tools:
         self.class_name: str | None = next(iter(session.cells.class_names), None)
         self.proposal: Proposal | None = None
         self.tell, self.ask, self.changed = tell, ask, changed
+        self.class_chosen = False
         self.extra_keys: dict[str, Callable[[], None]] = {}
         self._layer: Any = None
+        self._renumbered = 0
+        session.claims_changed.connect(self._on_claims)
+
+    def _on_claims(self) -> None:
+        self._renumbered += 1
 
     # Being on the canvas ----------------------------------------------------------------
 
@@ -192,6 +201,7 @@ class Tools:
     def detach(self) -> None:
         """Leave the layer as it was."""
         layer, self._layer = self._layer, None
+        self.session.claims_changed.disconnect(self._on_claims)
         if layer is None:
             return
         if self._on_drag in layer.mouse_drag_callbacks:
@@ -239,7 +249,7 @@ class Tools:
 
     def use_class(self, name: str | None) -> None:
         """Relabel what is selected; the class is also that of cells to come."""
-        self.class_name = name
+        self.class_name, self.class_chosen = name, True
         if self.proposal is not None:
             old = self.proposal
             self.propose(Proposal(old.box, name, old.score))
@@ -340,7 +350,14 @@ class Tools:
             Tool.AREA: self._drag_area,
         }[self.tool]
         path = [start]
-        return Stroke(path, begin(path, shift), lambda: self._sketch(None))
+        begun = self._renumbered
+        # Other claims have other rows: a stroke that began on the old ones does nothing more.
+        return Stroke(
+            path,
+            begin(path, shift),
+            lambda: self._sketch(None),
+            lambda: self._renumbered == begun,
+        )
 
     def _moved(self, path: list[tuple[float, float]]) -> bool:
         reach = CLICK_PX / self._zoom()

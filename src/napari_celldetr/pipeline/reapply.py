@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from napari_celldetr.core.annotations import Annotations, Key, Said, Status
 from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.claims import Claims
+from napari_celldetr.core.regions import Region
 
 REACH_UM = 3.0
 """Centres nearer than this are the same cell, as in the scores of the model."""
@@ -55,6 +56,7 @@ def reapply(
     reach_px: float,
     threshold: float = 0.0,
     seen: NDArray[np.floating] | None = None,
+    within: Region | None = None,
 ) -> Reapplied:
     """Find the claims that corrections stand for.
 
@@ -70,6 +72,8 @@ def reapply(
     seen : (N, 2), optional
         Centres of the cells that a person has seen in complete areas (`seen_in_areas`). Without
         them such areas are not looked at.
+    within : Region, optional
+        What the run looked at: elsewhere it contradicts nothing.
     """
     keys = list(annotations.cells)
     rows = claims.rows_of(np.array(keys, np.uint64).reshape(-1, 2))
@@ -81,6 +85,8 @@ def reapply(
     if seen is not None:
         taken[list(covered.values())] = True
         conflicts += _in_complete_areas(claims, annotations, seen, taken, reach_px, threshold)
+    if within is not None:
+        conflicts = [c for c in conflicts if within.contains(*_middle(c.box))]
     return Reapplied(covered, tuple(conflicts))
 
 
@@ -121,10 +127,14 @@ def _pair(
     return paired
 
 
+def _middle(box: tuple[float, float, float, float]) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
 def _places(said: Said) -> list[tuple[float, float]]:
     # Where the model may find it again: where it had claimed it, and where the person put it.
     boxes = [said.box] if said.claim is None else [said.claim[0], said.box]
-    return [((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in dict.fromkeys(boxes)]
+    return [_middle(box) for box in dict.fromkeys(boxes)]
 
 
 def _lost_and_changed(
