@@ -151,5 +151,26 @@ def test_points_inside_an_area_agree_with_scikit_image(corners: Any, points: Any
     assert found.tolist() == points_in_poly(xy, np.array(corners, float)).tolist()
 
 
+def test_what_stands_after_undo_is_said_by_who_had_said_it() -> None:
+    said = Annotations(NAMES)
+    first = edit(1, states((5, 0, 0)), states((5, 1, Status.RECLASSED)))
+    second = edit(1, states((5, 1, Status.RECLASSED)), states((5, 1, Status.DELETED)))
+    said.apply(first, author="ada")
+    said.apply(second, author="bo")
+    assert said.cells[(1, 7)].author == "bo"
+    said.apply(second.reversed(), author="bo", back=True)
+    assert said.cells[(1, 7)].author == "ada"
+    said.apply(first.reversed(), author="bo", back=True)
+    assert not said.cells
+
+
+def test_a_line_that_crosses_itself() -> None:
+    assert Area(((0, 0), (10, 10), (10, 0), (0, 12))).crosses_itself
+    assert not SQUARE.crosses_itself
+    angle = np.linspace(0, 2 * np.pi, 300, endpoint=False)
+    ring = np.column_stack((np.cos(angle), np.sin(angle) * 2)) * 50
+    assert not Area(tuple(map(tuple, ring))).crosses_itself
+
+
 def test_area_of_a_square() -> None:
     assert SQUARE.area_px == 100

@@ -178,6 +178,13 @@ def test_an_area_is_marked_as_complete(tools):
     assert len(tools.session.overlay.layer("areas").data) == 0
 
 
+def test_an_area_drawn_as_an_eight_is_refused(tools):
+    tools.choose(Tool.AREA)
+    drag(tools, (90, 80), (340, 180), (340, 80), (90, 190))
+    assert "crosses itself" in tools.told[-1]
+    assert not tools.session.cells.annotations.areas
+
+
 @pytest.mark.parametrize("tool", [Tool.LASSO, Tool.AREA])
 def test_a_click_with_a_drawing_tool_draws_nothing(tools, tool):
     tools.choose(tool)

@@ -151,6 +151,25 @@ class Area:
         return np.asarray(self.polygon, np.float64)
 
     @property
+    def crosses_itself(self) -> bool:
+        """Whether two sides that are no neighbours meet: then its area is not what it holds."""
+        a = self.corners
+        b = np.roll(a, -1, axis=0)
+        n = len(a)
+        i, j = np.triu_indices(n, 2)
+        apart = (j - i) != n - 1
+        i, j = i[apart], j[apart]
+
+        def side(p: NDArray[Any], q: NDArray[Any], r: NDArray[Any]) -> NDArray[Any]:
+            return (q[:, 0] - p[:, 0]) * (r[:, 1] - p[:, 1]) - (q[:, 1] - p[:, 1]) * (
+                r[:, 0] - p[:, 0]
+            )
+
+        between = side(a[i], b[i], a[j]) * side(a[i], b[i], b[j]) < 0
+        around = side(a[j], b[j], a[i]) * side(a[j], b[j], b[i]) < 0
+        return bool((between & around).any())
+
+    @property
     def area_px(self) -> float:
         """Level-0 px² inside (shoelace formula)."""
         x, y = self.corners.T
@@ -249,7 +268,8 @@ class Said:
     """What stands for one touched cell.
 
     `claim` is the model's claim as it was when a person first touched it: (box, class id, score);
-    None for an added cell. `box`, `class_id`, `score` and `status` are what holds now.
+    None for an added cell. `box`, `class_id`, `score` and `status` are what holds now, `author`
+    who said it, and `earlier` who had spoken before, the last one last.
     """
 
     box: tuple[float, float, float, float]
@@ -258,6 +278,7 @@ class Said:
     status: Status
     author: str
     claim: tuple[tuple[float, float, float, float], int, float] | None
+    earlier: tuple[str, ...] = ()
 
 
 class Annotations:
@@ -274,8 +295,11 @@ class Annotations:
     def __len__(self) -> int:
         return len(self.cells)
 
-    def apply(self, edit: Edit, *, author: str = "") -> None:
-        """Let an edit hold; one that leaves a cell as the model claimed it forgets the cell."""
+    def apply(self, edit: Edit, *, author: str = "", back: bool = False) -> None:
+        """Let an edit hold; one that leaves a cell as the model claimed it forgets the cell.
+
+        With `back` it takes an edit back: what stands then is said by who had said it before.
+        """
         ids = self.translate(edit.class_names)
         before, after = edit.before, edit.after
         # Plain lists: a loop over numpy scalars takes five times as long.
@@ -297,13 +321,22 @@ class Annotations:
                 self.cells.pop(name, None)
                 continue
             known = self.cells.get(name)
+            speaker = author
+            earlier: tuple[str, ...] = ()
+            if known is not None and back:
+                speaker = known.earlier[-1] if known.earlier else author
+                earlier = known.earlier[:-1]
+            elif known is not None:
+                earlier = (*known.earlier, known.author)
             if known is not None:
                 claim = known.claim
             elif old_status == Status.ABSENT:
                 claim = None
             else:
                 claim = (tuple(old_box), ids[old_class], old_score)
-            self.cells[name] = Said(tuple(box), ids[class_id], score, Status(status), author, claim)
+            self.cells[name] = Said(
+                tuple(box), ids[class_id], score, Status(status), speaker, claim, earlier
+            )
         for change in edit.areas:
             if change.after is None:
                 self.areas.pop(change.id, None)

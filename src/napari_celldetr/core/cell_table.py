@@ -198,9 +198,9 @@ class CellTable:
 
     # Edits ------------------------------------------------------------------------------
 
-    def apply(self, edit: Edit, *, author: str = "") -> Rows:
-        """Let an edit hold; returns the rows it changed (N,)."""
-        self.annotations.apply(edit, author=author)
+    def apply(self, edit: Edit, *, author: str = "", back: bool = False) -> Rows:
+        """Let an edit hold, or take one `back`; returns the rows it changed (N,)."""
+        self.annotations.apply(edit, author=author, back=back)
         return self._restate([(int(a), int(b)) for a, b in edit.keys.tolist()])
 
     def load(self, annotations: Annotations) -> None:
@@ -218,6 +218,7 @@ class CellTable:
                 said.status,
                 said.author,
                 None if claim is None else (claim[0], ids[claim[1]], claim[2]),
+                said.earlier,
             )
         self.annotations.areas = dict(annotations.areas)
         self._restate([*before, *self.annotations.cells])

@@ -495,7 +495,7 @@ class SlideSession(QObject):
             edit = None
         if edit is None:
             return None
-        self._apply(edit)
+        self._apply(edit, back=kind == "undo")
         what: str = edit.what
         return what
 
@@ -529,9 +529,9 @@ class SlideSession(QObject):
                 remedy="ask them to close it, then open it again",
             )
 
-    def _apply(self, edit: Edit) -> Rows:
+    def _apply(self, edit: Edit, *, back: bool = False) -> Rows:
         before = edit.before.boxes[edit.before.boxes[:, 2] > edit.before.boxes[:, 0]]
-        rows = self.cells.apply(edit, author=self.author)
+        rows = self.cells.apply(edit, author=self.author, back=back)
         overlay = self.overlay or self.show_layers()
         overlay.set_colors(self.colors)
         overlay.show_areas(self.cells.annotations.areas)

@@ -530,7 +530,9 @@ class Tools:
                 self._sketch(np.array(path))
                 return
             area = self._area(path, "complete")
-            if area is not None:
+            if area is not None and area.crosses_itself:
+                self.tell("This line crosses itself: draw around the area in one loop.")
+            elif area is not None:
                 self._do(lambda: mark(self.session.cells, area))
 
         return step
@@ -538,11 +540,20 @@ class Tools:
     def _area(self, path: list[tuple[float, float]], kind: Any) -> Area | None:
         if not self._moved(path) or len(path) < 3:
             return None
+        path = self._thinned(path)
         try:
             return Area(tuple(path), kind)
         except AnnotationError:
             # A line there and back encloses nothing: a slip of the hand, as a click is.
             return None
+
+    def _thinned(self, path: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        """A hand-drawn line without points that the screen cannot tell apart."""
+        least, kept = 1 / self._zoom(), [path[0]]
+        for xy in path[1:]:
+            if max(abs(xy[0] - kept[-1][0]), abs(xy[1] - kept[-1][1])) >= least:
+                kept.append(xy)
+        return kept if len(kept) >= 3 else path
 
     def _sketch(self, corners: NDArray[np.floating] | None) -> None:
         if self.session.overlay is not None:
