@@ -121,7 +121,7 @@ def review(viewer: Any, path: Path, colors: Any) -> None:
     view = session.view()
     assert view is not None
     rows = session.cells.rows_in(view.grow(-view.height // 8))
-    x, y = session.cells.centres[rows].T
+    x = session.cells.centres[rows, 0]
     left = rows[x < view.centre[0] - view.width / 12]
     dock.use_tool(Tool.SELECT)
     session.select(left[:6])
