@@ -31,6 +31,7 @@ from napari_celldetr.core.detections import (
     Detections,
     Source,
     canonical_order,
+    class_counts,
 )
 from napari_celldetr.core.grid_index import inside
 from napari_celldetr.core.regions import Region
@@ -365,9 +366,7 @@ class CellTable:
     def counts(self, rows: Rows | None = None) -> dict[str, int]:
         """Kept cells per class, of the whole slide or of some rows; ``unknown`` last if any."""
         ids = self.class_ids[self.kept] if rows is None else self._rows.class_ids[rows]
-        tally = np.bincount(ids.astype(np.int64) + 1, minlength=len(self.class_names) + 1)
-        found = {name: int(tally[i + 1]) for i, name in enumerate(self.class_names)}
-        return {**found, "unknown": int(tally[0])} if tally[0] else found
+        return class_counts(ids, self.class_names)
 
     def states(self, rows: Rows) -> CellStates:
         """What some rows are now."""

@@ -210,13 +210,7 @@ class Detections:
 
     def counts(self) -> dict[str, int]:
         """Number of cells per class name, in class order, ``unknown`` last when present."""
-        tally = np.bincount(
-            np.asarray(self.class_ids, np.int64) + 1, minlength=len(self.class_names) + 1
-        )
-        found = {name: int(tally[i + 1]) for i, name in enumerate(self.class_names)}
-        if tally[0]:
-            found["unknown"] = int(tally[0])
-        return found
+        return class_counts(self.class_ids, self.class_names)
 
     def digest(self) -> str:
         """sha256 over every value of the table (rows in order; `source` left out)."""
@@ -238,6 +232,15 @@ class Detections:
         return self.digest() == other.digest()
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def class_counts(class_ids: NDArray[np.int16], class_names: Sequence[str]) -> dict[str, int]:
+    """Number of ids (N,) per class name, in class order, ``unknown`` last when present."""
+    tally = np.bincount(np.asarray(class_ids, np.int64) + 1, minlength=len(class_names) + 1)
+    found = {name: int(tally[i + 1]) for i, name in enumerate(class_names)}
+    if tally[0]:
+        found["unknown"] = int(tally[0])
+    return found
 
 
 def canonical_order(

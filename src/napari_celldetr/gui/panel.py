@@ -13,11 +13,13 @@ from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
     QFormLayout,
+    QFrame,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QSpinBox,
     QToolButton,
@@ -151,6 +153,17 @@ class Dock(QWidget):
 
     def let_go(self) -> None:
         """What a dock has to stop and to disconnect."""
+
+    def fill(self, inner: QWidget) -> None:
+        """Fill the dock with `inner`, which scrolls up and down where the window is low."""
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setWidget(inner)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(area)
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """The window is closed."""

@@ -76,8 +76,6 @@ class SlideSession(QObject):
         The record was opened, or something about saving is to be told (`problems`).
     view_changed
         The camera has come to rest somewhere else.
-    closed
-        The slide's layer is gone.
 
     `state` is ``opening``, ``open``, ``unsaved`` (the project cannot be used) or empty.
     """
@@ -88,7 +86,6 @@ class SlideSession(QObject):
     claims_changed = Signal()
     opened = Signal()
     view_changed = Signal()
-    closed = Signal()
 
     def __init__(self, viewer: Any, layer: Any, *, author: str = "") -> None:
         super().__init__()
@@ -152,7 +149,6 @@ class SlideSession(QObject):
             self.users.clear()
             self._listen(False)
         self._shut()
-        self.closed.emit()
 
     def _listen(self, follow: bool) -> None:
         events = self.viewer.layers.events.removed
@@ -358,9 +354,7 @@ class SlideSession(QObject):
         if self.overlay is None:
             return
         self.overlay.add_tile(event.tile, event.detections, event.state, within=within)
-        kept = self.cells.kept[self.selected]
-        if not kept.all():
-            self._select(self.selected[kept])
+        self._drop_gone()
 
     def take(self, cells: Prepared, *, keep: bool = True) -> None:
         """The merged result of a run, which is kept in the project, or what came from there."""
@@ -534,11 +528,10 @@ class SlideSession(QObject):
         rows = self.cells.apply(edit, author=self.author, back=back)
         overlay = self.overlay or self.show_layers()
         overlay.set_colors(self.colors)
-        overlay.show_areas(self.cells.annotations.areas)
+        if edit.areas:
+            overlay.show_areas(self.cells.annotations.areas)
         overlay.restated(rows, before)
-        gone = self.selected[~self.cells.kept[self.selected]]
-        if len(gone):
-            self.select(self.selected[self.cells.kept[self.selected]])
+        self._drop_gone()
         self._after_edit()
         return rows
 
@@ -559,6 +552,12 @@ class SlideSession(QObject):
         if self.overlay is not None:
             self.overlay.select(rows)
         self.selection_changed.emit()
+
+    def _drop_gone(self) -> None:
+        """Select no cell that is not there any more."""
+        kept = self.cells.kept[self.selected]
+        if not kept.all():
+            self._select(self.selected[kept])
 
     def show_box(self, box: Sequence[float], *, px_on_screen: float = 60.0) -> None:
         """Bring a place of the slide (xyxy, level-0 px) into the middle of the screen."""
