@@ -23,7 +23,7 @@ import cross
 import few
 import shipped
 from ablation import run_ablation
-from methods import FAST, Places
+from methods import FINE, Places
 from page import render
 
 from napari_celldetr.core.errors import CellDETRError
@@ -37,8 +37,8 @@ def studies(places: Places) -> dict[str, Callable[[], Any]]:
     images = places.out / "images"
     return {
         "cross": lambda: cross.run_all(places),
-        "fields": lambda: {FAST.name: cross.twelve_fields(places, FAST.name, images)},
-        "failures": lambda: {FAST.name: cross.failures(places, FAST.name, images)},
+        "fields": lambda: {FINE.name: cross.twelve_fields(places, FINE.name, images)},
+        "failures": lambda: {FINE.name: cross.failures(places, FINE.name, images)},
         "few": lambda: few.run_all(places),
         "ablation": lambda: run_ablation(places),
         "scanners": lambda: shipped.two_scanners(places),

@@ -21,8 +21,9 @@ WAYS: tuple[By, ...] = ("group", "site")
 
 
 def train_folds(places: Places, method: str, by: By, only: str = "") -> None:
-    """Train and score folds of one method; `run_all` reads them back."""
-    report = drain(crossvalidate(cross_config(METHODS[method], by, places, only=only)))
+    """Train and score folds of one method's networks alone; `run_all` reads them back."""
+    config = cross_config(METHODS[method], by, places, only=only, overview_from="", flips=False)
+    report = drain(crossvalidate(config))
     print(f"{method}\n{report.as_text()}", flush=True)
 
 
@@ -38,10 +39,12 @@ def run_all(places: Places) -> dict[str, Any]:
         found[by] = {
             "folds": [list(f) for f in reports[DENSE.name].folds],
             "methods": {name: report.as_dict()["sets"] for name, report in reports.items()},
-            "against_dense": {
-                name: against(report, reports[DENSE.name])
+            "gaps": {
+                f"{name} over {METHODS[name].beside}": against(
+                    report, reports[METHODS[name].beside]
+                )
                 for name, report in reports.items()
-                if name != DENSE.name
+                if METHODS[name].beside
             },
         }
     return found

@@ -16,32 +16,68 @@ BREAST, TNBC, ENDONUKE = "he_brca_m2c", "he_tnbc", "ihc_endonuke"
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe by name: what of the settings is its own, and which ways it is cross-validated."""
+    """A recipe by name, how its networks are scored, and which ways it is cross-validated.
+
+    Methods of one `folder` share their trainings. `overview` names the method whose networks
+    join in the classes; `beside` the one it is compared with.
+    """
 
     name: str
     words: str
     changes: dict[str, Any]
+    folder: str = ""
+    overview: str = ""
+    flips: bool = False
+    beside: str = "dense"
     ways: tuple[By, ...] = ("group", "site")
 
+    @property
+    def runs(self) -> str:
+        """Name of the folder of its trainings."""
+        return self.folder or self.name
 
-FINE = Method(
-    "celldetr-he-hr",
-    "CellDETR, fast network at 0.25 µm/px",
-    {"architecture": "small", "mpp": 0.25, "steps": 1200, "soft_negatives": True},
-    ways=("site",),
-)
-FAST = Method(
-    "celldetr-he",
-    "CellDETR, fast network at 0.5 µm/px",
-    {"architecture": "small", "mpp": 0.5, "steps": 1000, "soft_negatives": True},
-)
+
 DENSE = Method(
     "dense",
     "plain dense baseline at 0.5 µm/px: heatmap and class map of the same trunk without "
     "decoders, its own light augmentation (turns, scale, stain and brightness jitter, blur)",
     {"architecture": "dense", "mpp": 0.5, "steps": 1000, "augmentation": "light"},
+    beside="",
 )
-METHODS = {m.name: m for m in (FAST, FINE, DENSE)}
+DENSE_FLIPS = replace(
+    DENSE,
+    name="dense, flips",
+    words="the same, four mirrored views averaged",
+    folder=DENSE.name,
+    flips=True,
+)
+ALONE = Method(
+    "celldetr-he-hr, no overview",
+    "CellDETR, fast network at 0.25 µm/px, alone",
+    {"architecture": "small", "mpp": 0.25, "steps": 1200, "soft_negatives": True},
+    folder="celldetr-he-hr",
+)
+FINE = replace(
+    ALONE,
+    name="celldetr-he-hr",
+    words="the same, joined with the dense network of its fold as an overview: as it ships",
+    overview=DENSE.name,
+)
+FINE_FLIPS = replace(
+    FINE,
+    name="celldetr-he-hr, flips",
+    words="as it ships, four mirrored views averaged",
+    flips=True,
+    beside=DENSE_FLIPS.name,
+)
+FAST = Method(
+    "celldetr-he",
+    "CellDETR, fast network at 0.5 µm/px",
+    {"architecture": "small", "mpp": 0.5, "steps": 1000, "soft_negatives": True},
+    ways=(),
+)
+METHODS = {m.name: m for m in (DENSE, DENSE_FLIPS, FAST, ALONE, FINE, FINE_FLIPS)}
+"""In an order in which overviews come before those that need them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +103,9 @@ def cross_config(method: Method, by: By, places: Places, **changes: Any) -> Cros
     """The cross-validation of a method."""
     base = CrossvalidateConfig(
         data=places.breast_words,
-        output=str(places.runs / "cross" / method.name),
+        output=str(places.runs / "cross" / method.runs),
+        overview_from=str(places.runs / "cross" / method.overview) if method.overview else "",
+        flips=method.flips,
         by=by,
         backbone_weights=places.backbone,
         radii_um=RADII_UM,

@@ -65,9 +65,13 @@ def _cross(found: dict[str, Any]) -> str:
         "(the tissue source site in the TCGA barcode; three folds). Score thresholds are chosen "
         "on the other folds. Brackets are 95 % intervals, bootstrapped over fields; each training "
         "was run with one seed, and another seed moves detection by about .002 and the class mean "
-        "by about .015, which the intervals do not hold. All methods get the same fields, number "
-        "of steps and weights to start from.\n\n"
-        + "\n".join(f"- `{m.name}`: {m.words}." for m in METHODS.values())
+        "by about .015, which the intervals do not hold. All methods get the same fields, crops "
+        "per step and weights to start from.\n\n"
+        + "\n".join(
+            f"- `{m.name}`: {m.words}; {m.changes['steps']} steps."
+            for m in METHODS.values()
+            if m.ways
+        )
     ]
     for by, one in found.items():
         parts.append(f"### By {'patient' if by == 'group' else 'site'}")
@@ -91,8 +95,8 @@ def _set_tables(name: str, one: dict[str, Any]) -> list[str]:
         head = ["", "detection F1", *classes, *(["class mean"] if classes else [])]
         parts.append(f"**{name}**, {fields} fields, a cell counts within {radius} µm")
         parts.append(table(head, rows))
-    gaps = {m: g[name] for m, g in one["against_dense"].items() if name in g}
-    head = ["points above the dense baseline", "detection", *classes]
+    gaps = {m: g[name] for m, g in one["gaps"].items() if name in g}
+    head = ["points of F1 gained", "detection", *classes]
     head += ["class mean"] if classes else []
     parts.append(table(head, [difference_row(m, g) for m, g in gaps.items()]))
     rows = [

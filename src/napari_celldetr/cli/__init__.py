@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "convert a result to another format",
     "train": "train or fine-tune a model",
     "pretrain": "pretrain a network on images without labels",
+    "join": "give a model a coarser one that has a say in the classes",
     "ablate": "measure what each part of the network is worth",
     "crossvalidate": "measure a recipe on patients or sites left out in turn",
     "evaluate": "measure a model on labelled fields",

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: Screen) -> Exit:
     """Train and score the folds that are not done yet, and print the report."""
-    from napari_celldetr.training.crossval import crossvalidate, report_name
+    from napari_celldetr.training.crossval import crossvalidate, report_path
     from napari_celldetr.training.memory import keep_memory
 
     config = config_from(args, CrossvalidateConfig)
@@ -32,6 +32,5 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         say_how_to_go_on(screen, config, runs)
         return Exit.INTERRUPTED
     screen.say(report.as_text())
-    name = report_name(report.by, report.done, len(report.folds))
-    screen.say(f"written: {Path(config.output) / name}")
+    screen.say(f"written: {report_path(config, report.done, len(report.folds))}")
     return Exit.OK

@@ -151,16 +151,24 @@ def _fold_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 class FeaturePyramid(nn.Module):
     """Top-down pyramid (Lin et al. 2017): every level gets `size` channels and wider context.
 
-    `smooth` names how many of the finest levels get a 3×3 convolution after the sum; the finest
-    level of all is the costliest, so its convolution is depth-wise separable when `light`.
+    Every level gets a 3×3 convolution after the sum; the finest is the costliest, so its
+    convolution is depth-wise separable when `light`. With `finest_only` the other levels are
+    summed but not given.
     """
 
-    def __init__(self, channels: Sequence[int], size: int, *, light: bool = True) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        size: int,
+        *,
+        light: bool = True,
+        finest_only: bool = False,
+    ) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(c, size, 1) for c in channels)
         self.smooth = nn.ModuleList(
             _separable(size) if light and i == 0 else nn.Conv2d(size, size, 3, padding=1)
-            for i in range(len(channels))
+            for i in range(1 if finest_only else len(channels))
         )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
@@ -169,7 +177,7 @@ class FeaturePyramid(nn.Module):
         for i in range(len(top) - 2, -1, -1):
             size = top[i].shape[-2:]
             top[i] = F.interpolate(top[i + 1], size=size, mode="nearest").add_(top[i])
-        return [F.relu_(s(t)) for s, t in zip(self.smooth, top, strict=True)]
+        return [F.relu_(s(t)) for s, t in zip(self.smooth, top, strict=False)]
 
 
 def _separable(size: int) -> nn.Module:

@@ -19,6 +19,7 @@ from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.nets.attention import Backend, DeformableAttention
 from napari_celldetr.nets.backbones import Backbone, FeaturePyramid
 from napari_celldetr.nets.celldetr_config import CellDETRConfig
+from napari_celldetr.nets.overview import Overview, dense_head
 from napari_celldetr.nets.queries import (
     CROWDED,
     NO_PEAK,
@@ -98,11 +99,14 @@ class CellDETR(nn.Module):
         self.proposer = make_proposer(config)
         self.detection = DetectionDecoder(config)
         self.representation = RepresentationDecoder(config)
+        self.overview = Overview(config.overview, config.num_classes) if config.overview else None
 
     def encode(self, image: Tensor) -> Encoded:
-        """Normalised image (B, 3, H, W) -> features."""
+        """Normalised image (B, 3, H, W) -> features; with an overview, but not while training."""
         encoded: Encoded = self.encoder(image)
-        return encoded
+        if self.overview is None or self.training:
+            return encoded
+        return replace(encoded, overview_map=self.overview(image))
 
     def detect(self, encoded: Encoded, *, floor: float | None = None) -> Detected:
         """Find cells. With `floor`, heatmap peaks below that probability get no query."""
@@ -140,6 +144,17 @@ class CellDETR(nn.Module):
                 remedy="use the representation decoder's classes",
             )
         return sample_features(encoded.class_map, boxes[..., :2])
+
+    def overview_at(self, encoded: Encoded, boxes: Tensor) -> Tensor:
+        """The overview's class logits (B, R, K) at the centres of `boxes` (B, R, 4)."""
+        if encoded.overview_map is None:
+            raise ConfigError(
+                "This image was encoded without an overview.",
+                expected="a network with an overview, not in training",
+                found="no overview map",
+                remedy="give the network an overview with `celldetr join`",
+            )
+        return sample_features(encoded.overview_map, boxes[..., :2])
 
     def forward(self, image: Tensor) -> tuple[Encoded, Detected]:
         """Encode and detect; the representation decoder is asked with `represent`."""
@@ -185,8 +200,8 @@ class Encoder(nn.Module):
         if heat:
             self.pyramid = FeaturePyramid(channels, config.pyramid_size)
             channels = [config.pyramid_size] * len(channels)
-            self.heat_head = _head(config.pyramid_size, 1)
-            self.class_head = _head(config.pyramid_size, config.num_classes)
+            self.heat_head = dense_head(config.pyramid_size, 1)
+            self.class_head = dense_head(config.pyramid_size, config.num_classes)
             # A focal loss starts well when everything is called background.
             nn.init.constant_(cast(nn.Linear, self.heat_head[-1]).bias, -3.0)
         used = [channels[self.strides.index(s)] for s in config.strides]
@@ -246,15 +261,6 @@ def _projection(channels: int, size: int, kernel: int, norm: str) -> nn.Sequenti
     if norm == "none":
         return nn.Sequential(conv)
     return nn.Sequential(conv, nn.GroupNorm(32 if size % 32 == 0 else 4, size))
-
-
-def _head(size: int, out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(size, size, 3, padding=1, groups=size),
-        nn.Conv2d(size, size, 1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(size, out, 1),
-    )
 
 
 class DetectionDecoder(nn.Module):

@@ -7,7 +7,7 @@ empty.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from napari_celldetr.core.errors import ConfigError
@@ -37,6 +37,61 @@ _LIMITS = {
     "class_stride": (1, 64),
     "context_tokens": (0, 64),
 }
+
+
+@dataclass(frozen=True)
+class OverviewConfig:
+    """A second, coarser network that has a say in the classes; see `nets.overview`.
+
+    Attributes
+    ----------
+    backbone, fold_norm, pyramid_size, class_stride
+        As in `CellDETRConfig`; the stride is in px of the reduced image.
+    scale : int
+        How many px of the image make one px of the reduced image, along each side.
+    weight : float
+        Share of the overview in the final class, 0..1.
+    """
+
+    backbone: str = "mobilenetv2_100"
+    fold_norm: bool = True
+    pyramid_size: int = 64
+    class_stride: int = 4
+    scale: int = 2
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        whole = {"pyramid_size": (4, 1024), "class_stride": (2, 32), "scale": (2, 8)}
+        wrong = [
+            f"{name} = {getattr(self, name)!r:.80}"
+            for name, (low, high) in whole.items()
+            if type(getattr(self, name)) is not int or not low <= getattr(self, name) <= high
+        ]
+        if self.class_stride not in (2, 4, 8, 16, 32):
+            wrong.append(f"class_stride = {self.class_stride!r:.80} (a power of 2)")
+        if not isinstance(self.backbone, str) or not isinstance(self.fold_norm, bool):
+            wrong.append("backbone or fold_norm of the wrong type")
+        if not isinstance(self.weight, int | float) or not 0 <= self.weight <= 1:
+            wrong.append(f"weight = {self.weight!r:.80}")
+        if wrong:
+            raise _inconsistent(["overview: " + "; ".join(wrong)])
+
+    @classmethod
+    def from_dict(cls, values: Any) -> OverviewConfig:
+        """From a card's JSON; `ConfigError` for other keys or values."""
+        known = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or not set(values) <= known:
+            raise _inconsistent([f"overview = {values!r:.80}"])
+        return cls(**values)
+
+
+def _inconsistent(wrong: list[str]) -> ConfigError:
+    return ConfigError(
+        "This CellDETR cannot be built.",
+        expected="a consistent configuration",
+        found="; ".join(wrong),
+        remedy="change the named settings",
+    )
 
 
 @dataclass(frozen=True)
@@ -91,6 +146,9 @@ class CellDETRConfig:
     context_tokens : int
         Further slots of the representation decoder that look at the whole image (CellDETR,
         supplement A.1). Cells see them through self-attention; they see no cell.
+    overview : OverviewConfig or None
+        A second network at a coarser scale that has a say in the classes. Not used and not
+        changed while training.
     """
 
     num_classes: int = 5
@@ -125,8 +183,11 @@ class CellDETRConfig:
     dense_class_weight: float = 0.0
     context_tokens: int = 0
     backend: Backend = "embedding_bag"
+    overview: OverviewConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.overview is not None and not isinstance(self.overview, OverviewConfig):
+            object.__setattr__(self, "overview", OverviewConfig.from_dict(self.overview))
         self._check_values()
         object.__setattr__(self, "strides", tuple(self.strides))
         wrong = []
@@ -145,12 +206,16 @@ class CellDETRConfig:
             wrong.append("representation_layers 0 needs dense_class_weight 1")
         if self.context_tokens and self.representation_self_attention == "none":
             wrong.append("context_tokens need representation_self_attention, or no cell sees them")
+        if self.overview is not None and self.class_target != "matched":
+            wrong.append("an overview needs class_target 'matched'")
         self._refuse(wrong)
 
     def _check_values(self) -> None:
         # A card from elsewhere may hold anything, and a huge number would cost memory.
         wrong = []
         for name, kind in get_type_hints(type(self)).items():
+            if name == "overview":
+                continue
             value = getattr(self, name)
             choices = get_args(kind)
             if kind is int:
@@ -173,12 +238,7 @@ class CellDETRConfig:
     @staticmethod
     def _refuse(wrong: list[str]) -> None:
         if wrong:
-            raise ConfigError(
-                "This CellDETR cannot be built.",
-                expected="a consistent configuration",
-                found="; ".join(wrong),
-                remedy="change the named settings",
-            )
+            raise _inconsistent(wrong)
 
     @property
     def offset_px(self) -> float:

@@ -350,7 +350,15 @@ class CellDETRPredictor:
         return torch.stack(p).mean(0), torch.stack(vectors).mean(0)
 
     def _shares(self, one: Encoded, at: Tensor, logits: list[Tensor]) -> Tensor:
-        # Class probabilities (N, K): the decoder's, mixed with the dense map's.
+        # Class probabilities (N, K): the network's own, mixed with its overview's.
+        share, overview = self._own_shares(one, at, logits), self._model.config.overview
+        if overview is None:
+            return share
+        second = self._model.overview_at(one, at)[0].softmax(-1)
+        return share.lerp(second, overview.weight)
+
+    def _own_shares(self, one: Encoded, at: Tensor, logits: list[Tensor]) -> Tensor:
+        # The decoder's, mixed with the dense map's.
         config = self._model.config
         dense = None
         if config.dense_class_weight > 0:
@@ -403,6 +411,7 @@ def _single(encoded: Encoded, i: int) -> Encoded:
         encoded.image,
         encoded.tokens,
         class_map=None if encoded.class_map is None else encoded.class_map[part],
+        overview_map=None if encoded.overview_map is None else encoded.overview_map[part],
     )
 
 

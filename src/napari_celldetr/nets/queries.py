@@ -24,7 +24,8 @@ class Encoded:
 
     memory (B, S, C) with the (H, W) `shapes` of its levels; `image` is (height, width) in px;
     `tokens` are (1, S, 4) grid cells; `fine` are the pyramid's finest levels, `heat` (B, 1, H, W)
-    and `class_map` (B, K, H, W) logits, all None without a heatmap.
+    and `class_map` (B, K, H, W) logits, all None without a heatmap; `overview_map` (B, K, h, w)
+    are the class logits of an overview, None without one.
     """
 
     memory: Tensor
@@ -34,6 +35,7 @@ class Encoded:
     fine: list[Tensor] | None = None
     heat: Tensor | None = None
     class_map: Tensor | None = None
+    overview_map: Tensor | None = None
 
     def of(self, images: list[int]) -> Encoded:
         """The same of some of the images."""
@@ -45,6 +47,7 @@ class Encoded:
             None if self.fine is None else [f[images] for f in self.fine],
             None if self.heat is None else self.heat[images],
             None if self.class_map is None else self.class_map[images],
+            None if self.overview_map is None else self.overview_map[images],
         )
 
 

@@ -251,6 +251,14 @@ class CrossvalidateConfig(TrainConfig):
         str, Field("Only", "Numbers of the folds to run now, separated by commas; empty runs all")
     ] = ""
     flips: Annotated[bool, Field("Average flips", "Slower, slightly more accurate")] = False
+    overview_from: Annotated[
+        str,
+        Field(
+            "Overviews from",
+            "Output folder of another cross-validation by the same folds: each fold's network gets "
+            "that one's as its overview before it is scored",
+        ),
+    ] = ""
     radii_um: Annotated[
         tuple[float, ...],
         Field("Radii", "A cell found within one counts, in µm; the first chooses thresholds"),

@@ -42,11 +42,12 @@ from napari_celldetr.training.held_out import (
     scores_at,
     thresholded,
 )
+from napari_celldetr.training.join import join
 from napari_celldetr.training.pools import load_fields, split_to_read
 from napari_celldetr.training.specs import DataSpec, parse_data
 from napari_celldetr.training.train import train
 
-MODEL = "model"
+MODEL, JOINED = "model", "joined"
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,14 @@ def crossvalidate(config: CrossvalidateConfig) -> Job[CrossReport]:
     """Train once per fold without its groups, and score every field by the network of its fold.
 
     Yields a `Progress` per training step and per field. A fold whose run is finished is read
-    back; the report (`report_name`) in the output folder is written last.
+    back; the report (`report_path`) in the output folder is written last. With
+    ``config.overview_from`` it is the networks joined with those overviews that are scored.
 
     Raises
     ------
     ConfigError, DataError, ModelError, JobError
-        As `train` and `evaluate`; `ConfigError` also for folds that do not exist.
+        As `train`, `join` and `evaluate`; `ConfigError` also for folds that do not exist, and
+        where the overviews were trained on patients that are held out.
     """
     check(config)
     if config.keep == "best":
@@ -145,11 +148,12 @@ def crossvalidate(config: CrossvalidateConfig) -> Job[CrossReport]:
         plan = _fold_config(config, folder, folds[number - 1])
         if not _is_trained(folder / MODEL, plan):
             yield from _renamed(train(plan), f"fold {number} of {len(folds)}")
+        model = _joined(config, folder, plan) if config.overview_from else folder / MODEL
         for (spec, members), name in zip(sets.items(), set_names(sets), strict=True):
             held = [f for f in members if f.group in folds[number - 1]]
             if held:
-                kept = folder / f"found-{name}{'-flips' if config.flips else ''}.npz"
-                cells = yield from _cells(folder, spec, held, number, kept, flips=config.flips)
+                kept = folder / f"found-{name}{_variant(config)}.npz"
+                cells = yield from _cells(model, spec, held, number, kept, flips=config.flips)
                 found.setdefault(name, []).extend(cells)
     card = read_card(out / f"{config.by}-{wanted[0]}" / MODEL)
     reports = {
@@ -157,15 +161,24 @@ def crossvalidate(config: CrossvalidateConfig) -> Job[CrossReport]:
         for name, members in found.items()
     }
     report = CrossReport(config.by, tuple(tuple(sorted(f)) for f in folds), tuple(wanted), reports)
-    path = out / report_name(config.by, wanted, len(folds))
-    path.write_text(json.dumps(report.as_dict(), indent=1), encoding="utf-8")
+    report_path(config, wanted, len(folds)).write_text(
+        json.dumps(report.as_dict(), indent=1), encoding="utf-8"
+    )
     return report
 
 
-def report_name(by: str, done: Sequence[int], folds: int) -> str:
-    """``report-site.json``; with the folds' numbers where not all were run."""
+def report_path(config: CrossvalidateConfig, done: Sequence[int], folds: int) -> Path:
+    """``report-site.json`` in the output folder; with the folds' numbers where not all were run.
+
+    What else is part of the name says how the networks were scored.
+    """
     part = "" if len(done) == folds else "-" + "-".join(str(n) for n in done)
-    return f"report-{by}{part}.json"
+    return Path(config.output) / f"report-{config.by}{part}{_variant(config)}.json"
+
+
+def _variant(config: CrossvalidateConfig) -> str:
+    # The same networks are scored in several ways, each with files of its own.
+    return ("-joined" if config.overview_from else "") + ("-flips" if config.flips else "")
 
 
 def held_out_groups(config: CrossvalidateConfig) -> list[set[str]]:
@@ -269,6 +282,36 @@ def _is_trained(folder: Path, plan: TrainConfig) -> bool:
     return all(training.get(k) == v for k, v in ours.items() if k not in free)
 
 
+def _joined(config: CrossvalidateConfig, folder: Path, plan: TrainConfig) -> Path:
+    """The fold's network joined with the other cross-validation's network of the same fold."""
+    coarse = Path(config.overview_from) / folder.name / MODEL
+    if not (coarse / "card.json").is_file():
+        raise ConfigError(
+            f"There is no overview for {folder.name}.",
+            expected=f"a finished fold in {coarse.parent}",
+            found="none",
+            remedy="run the cross-validation of the overviews first",
+        )
+    other = read_card(coarse)
+    if other.training.get("hold_out") != plan.hold_out:
+        raise ConfigError(
+            f"The overview for {folder.name} was trained on other groups.",
+            expected=f"one that left out {plan.hold_out}",
+            found=f"one that left out {other.training.get('hold_out')}",
+            remedy="cross-validate both over the same data",
+        )
+    made = folder / JOINED
+    fine = read_card(folder / MODEL).weights_sha256
+    if (made / "card.json").is_file():
+        card = read_card(made)
+        said = card.training.get("overview", {}).get("weights_sha256")
+        if (card.parent, said) == (fine, other.weights_sha256):
+            return made
+        (made / "card.json").unlink()
+    join(folder / MODEL, coarse, made)
+    return made
+
+
 def _renamed(job: Job[Path], words: str) -> Job[Path]:
     # Closed at once when this one is, so that an interrupted fold is saved.
     with contextlib.closing(job):
@@ -282,7 +325,7 @@ def _renamed(job: Job[Path], words: str) -> Job[Path]:
 
 
 def _cells(
-    folder: Path,
+    model: Path,
     spec: DataSpec,
     held: Sequence[AnnotatedField],
     number: int,
@@ -290,12 +333,12 @@ def _cells(
     *,
     flips: bool,
 ) -> Job[list[HeldOutField]]:
-    weights = read_card(folder / MODEL).weights_sha256
+    weights = read_card(model).weights_sha256
     words = {"weights": weights, "content": _content(spec, held), "version": __version__}
     known = load_held_out(path, **words)
     if known is not None:
         return known
-    predictor = load_model(folder / MODEL, flips=flips)
+    predictor = load_model(model, flips=flips)
     started = time.monotonic()
     cells = []
     for done, field in enumerate(held, 1):

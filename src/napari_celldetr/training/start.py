@@ -20,6 +20,9 @@ from napari_celldetr.training.config import RunConfig, TrainConfig
 FINE_TUNING = 0.25
 """What the rates of a recipe are multiplied with where a detector is trained further."""
 
+OVERVIEW = "overview."
+"""Beginning of the names of an overview's parameters, which no training changes."""
+
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
@@ -143,14 +146,18 @@ def _continued(config: RunConfig, architecture: Architecture) -> Start:
             remedy="leave out one of them",
         )
     own: Any = parent.config
-    wanted = _moded(replace(own, num_classes=len(config.class_names)), config)
+    changes: dict[str, Any] = {"num_classes": len(config.class_names)}
+    if getattr(own, "overview", None) is not None and config.class_names != card.class_names:
+        # It knows the old classes only.
+        changes["overview"] = None
+    wanted = _moded(replace(own, **changes), config)
     model: nn.Module = parent
     if wanted != own:
         # With other classes everything but the class heads goes on.
         model = architecture.build(wanted, None)
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         state = parent.state_dict()
-        fitting = {name: value for name, value in state.items() if value.shape == shapes[name]}
+        fitting = {name: value for name, value in state.items() if value.shape == shapes.get(name)}
         model.load_state_dict(fitting, strict=False)
     probe = isinstance(config, TrainConfig) and config.freeze == "all_but_classifier"
     detects = bool(card.training.get("detects", True)) or not probe
@@ -193,6 +200,9 @@ def rate_factor(config: RunConfig, begun: Start) -> float:
 def freeze(model: nn.Module, config: TrainConfig) -> None:
     """Fix the parts that keep their weights: no gradients, no dropout, no running statistics."""
     architecture = ARCHITECTURES[config.architecture]
+    for name, parameter in model.named_parameters():
+        if name.startswith(OVERVIEW):
+            parameter.requires_grad_(False)
     if config.freeze == "none":
         return
     for name, parameter in model.named_parameters():
