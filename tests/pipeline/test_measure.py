@@ -59,7 +59,20 @@ def test_no_cells_no_columns_missing():
     assert {k: v.shape for k, v in found.items()} == {
         "dab_od_mean": (0,),
         "hematoxylin_od_mean": (0,),
+        "dab_share": (0,),
     }
+
+
+def test_the_share_of_dab_is_the_same_on_a_scanner_of_less_contrast():
+    h, dab = np.array([0.5, 0.3, 0.0, 0.02]), np.array([0.0, 0.3, 0.6, 0.01])
+    for contrast in (1.0, 0.5):
+        tile = stained(np.repeat(h, 16)[None] * contrast, np.repeat(dab, 16)[None] * contrast)
+        tile = np.repeat(tile, 16, axis=0)
+        boxes = np.array([[16 * i, 0, 16 * i + 16, 16.0] for i in range(4)])
+        share = stain_columns(tile, boxes)["dab_share"]
+        np.testing.assert_allclose(share[:3], [0, 0.5, 1], atol=0.03)
+        # Next to no stain is no share: glass is not positive.
+        assert share[3] < 0.3
 
 
 def test_sizes():
@@ -105,4 +118,10 @@ def test_classes_are_measured_through_the_whole_flow():
     away = np.abs(found.centres[:, 0] - 300) > 10
     expected = found.centres[:, 0] < 300
     np.testing.assert_array_equal(found.class_ids[away], expected[away])
-    assert {"dab_od_mean", "hematoxylin_od_mean", "diameter_um", "area_um2"} == set(found.columns)
+    assert set(found.columns) == {
+        "dab_od_mean",
+        "hematoxylin_od_mean",
+        "dab_share",
+        "diameter_um",
+        "area_um2",
+    }

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from napari_celldetr.core.errors import ConfigError, DataError
 from napari_celldetr.slides.stain import H_E, dab_od, optical_density
@@ -18,6 +19,7 @@ from napari_celldetr.training.augment import (
     sample_crop,
 )
 from napari_celldetr.training.datasets import Field, instance_boxes
+from napari_celldetr.training.restain import MARKERS, random_marker
 
 GEOMETRY = {"hed_p": 0, "light_p": 0, "blur_p": 0, "jpeg_p": 0, "noise_p": 0}
 TURNS = Augmentation(warp_p=0, **GEOMETRY)
@@ -414,6 +416,36 @@ def test_positive_nuclei_carry_dab_and_the_others_do_not(by):
         assert dab[field.instances == 0].mean() < 0.15
 
 
+@pytest.mark.parametrize("by", ["instances", "points"])
+@pytest.mark.parametrize("marker", ["membrane", "cytoplasm"])
+def test_other_markers_leave_nuclei_blue_and_stain_around_them(by, marker):
+    field, rng = he_field(np.random.default_rng(0)), np.random.default_rng(1)
+    for _ in range(3):
+        image, positive = restain_to_hdab(
+            field.image, rng, **{by: getattr(field, by)}, positive=(1.0, 1.0), marker=marker
+        )
+        assert positive.all()
+        dab = dab_od(image)
+        nuclei = ndimage.binary_erosion(field.instances > 0, iterations=2)
+        around = ndimage.binary_dilation(field.instances > 0, iterations=8) & ~(field.instances > 0)
+        # Of nuclei larger than usual, points leave the rim to the cytoplasm.
+        assert (
+            np.percentile(dab[around], 90) > (3 if by == "instances" else 1.5) * dab[nuclei].mean()
+        )
+        assert np.percentile(dab[around], 90) > 0.2
+    none, _ = restain_to_hdab(
+        field.image, rng, **{by: getattr(field, by)}, positive=(0.0, 0.0), marker=marker
+    )
+    assert np.percentile(dab_od(none), 99) < 0.15
+
+
+def test_most_random_markers_are_nuclear():
+    rng = np.random.default_rng(0)
+    drawn = [random_marker(rng) for _ in range(400)]
+    assert 230 < drawn.count("nucleus") < 290
+    assert drawn.count("membrane") > drawn.count("cytoplasm") > 10
+
+
 def test_restained_nuclei_that_are_negative_are_blue():
     field = he_field(np.random.default_rng(0))
     image, positive = restain_to_hdab(
@@ -428,9 +460,12 @@ def test_restained_nuclei_that_are_negative_are_blue():
 
 def test_restaining_works_without_nuclei_but_not_without_an_answer():
     image = np.full((30, 40, 3), 240, np.uint8)
-    made, positive = restain_to_hdab(image, np.random.default_rng(0), points=np.zeros((0, 2)))
-    assert made.shape == image.shape
-    assert len(positive) == 0
+    for marker in MARKERS:
+        made, positive = restain_to_hdab(
+            image, np.random.default_rng(0), points=np.zeros((0, 2)), marker=marker
+        )
+        assert made.shape == image.shape
+        assert len(positive) == 0
     made, positive = restain_to_hdab(
         image, np.random.default_rng(0), instances=np.zeros((30, 40), np.int32)
     )

@@ -13,7 +13,9 @@ from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import ModelError
 from napari_celldetr.slides.stain import H_DAB, optical_density
 
-DAB, HEMATOXYLIN = "dab_od_mean", "hematoxylin_od_mean"
+DAB, HEMATOXYLIN, DAB_SHARE = "dab_od_mean", "hematoxylin_od_mean", "dab_share"
+LEAST_STAIN = 0.05
+"""Optical density of both stains together below which a cell has too little of either to share."""
 DIAMETER, AREA = "diameter_um", "area_um2"
 
 _PIXELS_AT_ONCE = 1_000_000
@@ -30,7 +32,10 @@ def size_columns(boxes: NDArray[Any], mpp: tuple[float, float]) -> dict[str, NDA
 
 
 def stain_columns(tile: NDArray[np.uint8], boxes: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    """Mean H-DAB optical densities (N,) in the ellipse of each box.
+    """Mean H-DAB optical densities (N,) in the ellipse of each box, and DAB's share of the two.
+
+    The share, 0..1, does not change where a scanner shows all densities weaker or stronger; one
+    region scanned twice had densities half as high in one file as in the other.
 
     Parameters
     ----------
@@ -44,7 +49,9 @@ def stain_columns(tile: NDArray[np.uint8], boxes: NDArray[Any]) -> dict[str, NDA
     for members, rows, columns, weight in _ellipses(boxes, tile.shape[:2]):
         density = np.einsum("nhwc,nhw->nc", optical_density(tile[rows, columns]), weight) @ matrix
         means[:, members] = (density / np.maximum(weight.sum(axis=(1, 2)), 1)[:, None]).T
-    return {HEMATOXYLIN: means[0], DAB: means[1]}
+    stain = np.maximum(means, 0)
+    share = stain[1] / np.maximum(stain.sum(axis=0), LEAST_STAIN)
+    return {HEMATOXYLIN: means[0], DAB: means[1], DAB_SHARE: share}
 
 
 def _ellipses(

@@ -13,7 +13,7 @@ from napari_celldetr.training.crops import Crop, random_piece, reach_px
 from napari_celldetr.training.mosaic import draw_seams, join_parts, part_shapes, trim_part
 from napari_celldetr.training.paste import NucleusLibrary, paste_nuclei
 from napari_celldetr.training.pools import Pool
-from napari_celldetr.training.restain import nucleus_radius_px, restain_to_hdab
+from napari_celldetr.training.restain import nucleus_radius_px, random_marker, restain_to_hdab
 from napari_celldetr.training.stain_mix import StainBank
 
 
@@ -84,7 +84,9 @@ class CropMaker:
         if pool.spec.restain:
             # Nuclei are as large as the crop shows them.
             radius = nucleus_radius_px(field.mpp) * crop.scale
-            image, _ = restain_to_hdab(image, rng, points=crop.points, radius_px=radius)
+            image, _ = restain_to_hdab(
+                image, rng, points=crop.points, radius_px=radius, marker=random_marker(rng)
+            )
         change = None
         if self.bank is not None:
             change = self.bank.draw(pool_id, field_id, rng, plan)
