@@ -64,6 +64,9 @@ def _without_paths(training: dict[str, object]) -> dict[str, object]:
     kept["data"] = re.sub(r":[^\s@*+]*/", ":", str(kept["data"]))
     for key in ("backbone_weights", "init"):
         kept[key] = Path(str(kept[key])).name
+    overview = kept.get("overview")
+    if isinstance(overview, dict):
+        kept["overview"] = {**overview, "training": _without_paths(overview["training"])}
     return kept
 
 

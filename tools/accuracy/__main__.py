@@ -37,8 +37,8 @@ def studies(places: Places) -> dict[str, Callable[[], Any]]:
     images = places.out / "images"
     return {
         "cross": lambda: cross.run_all(places),
-        "fields": lambda: {FINE.name: cross.twelve_fields(places, FINE.name, images)},
-        "failures": lambda: {FINE.name: cross.failures(places, FINE.name, images)},
+        "pictures": lambda: cross.pictures(places, FINE.name, images),
+        "failures": lambda: shipped.failures(places, images),
         "few": lambda: few.run_all(places),
         "ablation": lambda: run_ablation(places),
         "scanners": lambda: shipped.two_scanners(places),

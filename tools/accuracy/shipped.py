@@ -5,9 +5,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gallery import Judged, draw_failures
 from methods import BREAST, ENDONUKE, TNBC, Places
 
 from napari_celldetr import DetectConfig, detect, load_model, open_slide
@@ -22,7 +25,7 @@ from napari_celldetr.training.pools import load_fields
 from napari_celldetr.training.specs import parse_data
 
 SCANNERS = {"ndpi": "OS-2-ndpi_Ki67.ome.tif", "vsi": "OS-2-vsi_Ki67.ome.tif"}
-ENDONUKE_HELD_OUT = "9209df3f"
+ENDONUKE_HELD_OUT, ENDONUKE_UM = "9209df3f", 4.0
 TNBC_HELD_OUT = ("07", "08")
 SCANNED_UM = (0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 SPEED_TILE, SPEED_TURNS = 1024, 5
@@ -54,7 +57,7 @@ def endonuke(places: Places, model: str = "celldetr-ihc") -> dict[str, Any]:
         data=f"points:{places.data / ENDONUKE}@0.29",
         model=model,
         groups=ENDONUKE_HELD_OUT,
-        radius_um=4.0,
+        radius_um=ENDONUKE_UM,
         device="cpu",
     )
     report = drain(evaluate(config))
@@ -95,6 +98,36 @@ def _f1_at(predictor: Any, fields: Sequence[Field], mpp: float) -> float:
         seen = resample(resample(field, mpp), card.mpp)
         cells.append(point_field(seen, found_cells(predictor, seen).above(card.threshold)))
     return float(point_scores(cells, 3.0 / card.mpp).f1)
+
+
+def failures(places: Places, images: Path) -> dict[str, Any]:
+    """The surest errors of every model that ships, on fields its training left out, drawn."""
+    found = {}
+    for card in list_models():
+        predictor = load_model(card.name, device="cpu")
+        names = () if card.class_rule else card.class_names
+        radius_um = ENDONUKE_UM if card.stain == "H-DAB" else 3.0
+        fields = []
+        for field in _left_out(places, card.stain):
+            small = resample(field, card.mpp)
+            cells = found_cells(predictor, small).above(card.threshold)
+            sure = np.asarray(cells.columns["class_probability"])
+            judged = replace(point_field(small, cells), scores=np.asarray(cells.scores, float))
+            if not names:
+                judged = replace(judged, truth_ids=None, found_ids=None)
+            mpp = field.mpp or card.mpp
+            fields.append(Judged.of(field.image, mpp, judged, card.mpp, sure, radius_um))
+        path = images / f"failures-{card.name}.jpg"
+        found[card.name] = draw_failures(fields, names, path)
+    return found
+
+
+def _left_out(places: Places, stain: str) -> list[Field]:
+    if stain == "H-DAB":
+        every = load_fields(parse_data(f"points:{places.data / ENDONUKE}@0.29")[0], class_names=())
+        return [f for f in every if f.complete and f.name.startswith(ENDONUKE_HELD_OUT)]
+    spec = parse_data(f"points:{places.data / BREAST}@0.5")[0]
+    return load_fields(spec, class_names=("lymphocyte", "tumour", "stromal"), split="val")
 
 
 def calibration(places: Places) -> dict[str, Any]:
