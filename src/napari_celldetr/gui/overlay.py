@@ -8,7 +8,7 @@ Nothing here needs Qt: the session decides when to call `refresh`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -498,15 +498,16 @@ class Overlay:
         if layer is None:
             return
         cells = self.cells
-        layer.current_size = self._nucleus_px * DOT
-        layer.data = point_data(cells.centres[rows])
-        if not len(rows):
-            return
-        ids = cells.class_ids[rows]
-        layer.face_color = class_rgba(ids, self.colors)
-        layer.size = self._nucleus_px * DOT
-        names = pd.Categorical.from_codes(ids, categories=list(cells.class_names))
-        layer.features = pd.DataFrame({"class": names, "score": np.round(cells.scores[rows], 3)})
+        with _at_once(layer):
+            layer.current_size = self._nucleus_px * DOT
+            layer.data = point_data(cells.centres[rows])
+            if len(rows):
+                ids = cells.class_ids[rows]
+                layer.face_color = class_rgba(ids, self.colors)
+                layer.size = self._nucleus_px * DOT
+                names = pd.Categorical.from_codes(ids, categories=list(cells.class_names))
+                scores = np.round(cells.scores[rows], 3)
+                layer.features = pd.DataFrame({"class": names, "score": scores})
 
     def _draw_boxes(self, rows: Rows, zoom: float) -> None:
         layer = self._layers.get("near")
@@ -514,12 +515,13 @@ class Overlay:
             return
         # In powers of two, or every zoom step would build the mesh of all edges once more.
         width = 2.0 ** np.round(np.log2(LINE_PX / zoom))
-        if layer.edge_width != width:
-            layer.edge_width = width
-        layer.data = edge_data(self.cells.boxes[rows])
-        if len(rows):
-            colors = class_rgba(self.cells.class_ids[rows], self.colors)
-            layer.edge_color = np.repeat(colors, 4, axis=0)
+        with _at_once(layer):
+            if layer.edge_width != width:
+                layer.edge_width = width
+            layer.data = edge_data(self.cells.boxes[rows])
+            if len(rows):
+                colors = class_rgba(self.cells.class_ids[rows], self.colors)
+                layer.edge_color = np.repeat(colors, 4, axis=0)
 
     def _draw_marks(self, level: Level, view: View, near: Rows) -> None:
         layer = self._layers.get("marks")
@@ -539,13 +541,14 @@ class Overlay:
         )
         if not len(marks) and not len(layer.data):
             return
-        layer.data = marks.data
-        if len(marks):
-            layer.symbol = marks.symbol
-            layer.size = marks.size
-            layer.face_color = marks.face
-            layer.border_color = marks.border
-            layer.border_width = marks.rim
+        with _at_once(layer):
+            layer.data = marks.data
+            if len(marks):
+                layer.symbol = marks.symbol
+                layer.size = marks.size
+                layer.face_color = marks.face
+                layer.border_color = marks.border
+                layer.border_width = marks.rim
 
     def _show(self, level: Level) -> None:
         self.level = level
@@ -563,6 +566,22 @@ class Overlay:
             yield
         finally:
             self._ours = False
+
+
+@contextmanager
+def _at_once(layer: Any) -> Iterator[None]:
+    """Several properties of a layer change, which is sliced and drawn once, at the end.
+
+    Each would do it by itself; so would the layer list's thumbnails, which say nothing here.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(layer._block_refresh())
+        # Colours have events of their own, which would draw what is not sliced yet.
+        colors = (getattr(layer, name, None) for name in ("_face", "_border", "_edge"))
+        for part in (layer, *(c for c in colors if c is not None)):
+            stack.enter_context(part.events.blocker_all())
+        yield
+    layer.refresh(thumbnail=False, extent=False)
 
 
 @contextmanager

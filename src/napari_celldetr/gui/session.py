@@ -22,6 +22,7 @@ from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import AnnotationError, CellDETRError
 from napari_celldetr.core.progress import Job, TileEvent, drain
 from napari_celldetr.core.regions import Region
+from napari_celldetr.gui import pauses
 from napari_celldetr.gui.coverage import Coverage
 from napari_celldetr.gui.detect_job import Earlier, SlideFrame
 from napari_celldetr.gui.keeping import Kept, Result, close_kept, open_job, save_job
@@ -129,6 +130,7 @@ class SlideSession(QObject):
         first = not self.users
         self.users.add(id(user))
         if first:
+            pauses.begin(self)
             self._listen(True)
             self._open()
 
@@ -268,6 +270,7 @@ class SlideSession(QObject):
 
     def _shut(self) -> None:
         """Let go of the record: what is not on disk yet is written first."""
+        pauses.end(self)
         self._opener.abandon()
         writer, record = self._journal, self._record
         self._journal = self._record = None
@@ -369,6 +372,8 @@ class SlideSession(QObject):
         self.cells_changed.emit()
         if keep:
             self._keep()
+            # The first run has loaded torch and a model.
+            pauses.set_aside()
 
     def check_cells(self, card: Any) -> None:
         """See whether the nuclei found so far go with the pixel size (`findings`)."""
