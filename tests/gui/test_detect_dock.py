@@ -11,11 +11,16 @@ from fakes import FakePredictor, Faults, fake_card, spaced_centres
 from viewer_fakes import FakeModels, slide_image
 
 from napari_celldetr import RESEARCH_USE
+from napari_celldetr.core.annotations import Status
+from napari_celldetr.core.edits import add
 from napari_celldetr.core.errors import ModelError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.overlay import view_of
+from napari_celldetr.gui.review_dock import ReviewDock
+from napari_celldetr.gui.table_dock import TableDock
 from napari_celldetr.gui.worker import JobThread
+from napari_celldetr.pipeline.journal import Journal
 
 SIZE = (960, 720)
 TRUTH = spaced_centres(SIZE)
@@ -374,29 +379,66 @@ def test_a_layer_removed_mid_run(make_dock, qtbot, slow_models, field_image, wha
 @pytest.mark.parametrize("repeat", range(20))
 def test_the_viewer_closed_mid_run(make_dock, qtbot, slow_models, field_image, tmp_path, repeat):
     viewer, dock = make_dock(field_image, models=slow_models)
+    if repeat % 2:
+        review_beside(viewer, dock)
     dock.choose_where("whole")
     dock.run()
     qtbot.wait(10 * repeat)
+    if repeat % 2:
+        add_a_cell(dock.session)
     viewer.close()
     del dock
     gc.collect()
     no_threads(qtbot)
     assert_ledgers_are_whole(tmp_path)
+    if repeat % 2:
+        assert added_cells(tmp_path) == 1
 
 
 @pytest.mark.parametrize("repeat", range(10))
 def test_the_dock_closed_mid_run(make_dock, qtbot, slow_models, field_image, tmp_path, repeat):
     viewer, dock = make_dock(field_image, models=slow_models)
+    review = review_beside(viewer, dock) if repeat % 2 else None
     dock.choose_where("whole")
     dock.run()
     qtbot.wait(20 * repeat)
     viewer.window.remove_dock_widget(dock)
     dock.close()
-    no_threads(qtbot)
+    if review is not None:
+        # The other dock works on with the slide, whose corrections are kept.
+        add_a_cell(review.session)
+        no_threads(qtbot, but=SAVING)
+    else:
+        no_threads(qtbot)
     viewer.scene.camera.zoom = 3.0
     viewer.layers.clear()
     qtbot.wait(200)
+    no_threads(qtbot)
     assert_ledgers_are_whole(tmp_path)
+    if review is not None:
+        assert added_cells(tmp_path) == 1
+
+
+def review_beside(viewer, dock):
+    """*Review cells* and *Cell table* on the same slide."""
+    review = ReviewDock(viewer, models=dock.models)
+    viewer.window.add_dock_widget(review, name="Review cells")
+    viewer.window.add_dock_widget(TableDock(viewer), name="Cell table")
+    return review
+
+
+def add_a_cell(session):
+    session.edit(add(session.cells, np.array([[5.0, 5.0, 21.0, 21.0]]), None))
+
+
+def added_cells(folder):
+    """Cells that people added, by the journals in a project."""
+    count = 0
+    for path in Path(folder).rglob("corrections*.sqlite"):
+        with Journal.open(path, author="", read_only=True) as journal:
+            states = [said.status for said in journal.annotations().cells.values()]
+        count += states.count(Status.ADDED)
+    return count
 
 
 def assert_ledgers_are_whole(folder):

@@ -4,15 +4,8 @@ import pytest
 
 from napari_celldetr.core.config import DetectConfig, describe, from_mapping
 from napari_celldetr.core.progress import Progress
-from napari_celldetr.gui.panel import (
-    ConfigForm,
-    JobRunner,
-    RunBar,
-    make_editor,
-    progress_words,
-    read_editor,
-    time_words,
-)
+from napari_celldetr.gui.form import ConfigForm, make_editor, read_editor
+from napari_celldetr.gui.panel import JobRunner, RunBar, progress_words, time_words
 
 
 @pytest.mark.parametrize(

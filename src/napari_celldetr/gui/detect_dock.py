@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,15 @@ from typing import Any
 import numpy as np
 from napari.layers import Shapes
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import Qt, QTimer
-from qtpy.QtGui import QColor, QIcon, QPixmap
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QButtonGroup,
-    QComboBox,
     QDoubleSpinBox,
-    QFileDialog,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QPushButton,
     QRadioButton,
     QSlider,
-    QTableWidget,
-    QTableWidgetItem,
     QVBoxLayout,
     QWidget,
 )
@@ -42,18 +35,22 @@ from napari_celldetr.gui.detect_job import (
     merge_job,
     shared_models,
 )
+from napari_celldetr.gui.form import ConfigForm
 from napari_celldetr.gui.layers import Frame, rectangle_world
 from napari_celldetr.gui.overlay import camera_of, view_of
-from napari_celldetr.gui.panel import (
-    ConfigForm,
-    Dock,
-    JobRunner,
-    RunBar,
+from napari_celldetr.gui.panel import Dock, JobRunner, RunBar
+from napari_celldetr.gui.parts import (
+    SlideBox,
+    ask_export_path,
+    counts_table,
+    fill_counts,
     narrow_form,
+    short_combo,
+    single_shot,
     wrapped_label,
 )
 from napari_celldetr.gui.session import SlideSession, session_of
-from napari_celldetr.gui.sources import is_slide_layer, source_of_layer
+from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.gui.summary import area_mm2, class_rows, gaps
 
 REPAINT_MS = 300
@@ -93,7 +90,6 @@ class DetectDock(Dock):
         self._within: Region | None = None
         self._tiles: list[tuple[Tile, Detections]] = []
         self._report: Any = None
-        self._slides: list[Any] = []
         self._target = Path()
         self._suggested: float | None = None
         self._checked = 0
@@ -101,7 +97,7 @@ class DetectDock(Dock):
         self._build()
         self._connect()
         self._list_models()
-        self._list_slides()
+        self.slide_box.list_slides()
 
     # What it is made of -----------------------------------------------------------------
 
@@ -128,7 +124,7 @@ class DetectDock(Dock):
     def _build_choices(self) -> QWidget:
         box = QWidget()
         form = narrow_form(box)
-        self.slide_box = short_combo("The image in which cells are looked for")
+        self.slide_box = SlideBox(self.viewer, "The image in which cells are looked for")
         self.model_box = short_combo("The trained network; it must fit the stain")
         self.model_info = wrapped_label("", tooltip="What the chosen model was made for")
         self.mpp_spin = QDoubleSpinBox()
@@ -226,16 +222,14 @@ class DetectDock(Dock):
         self._recount = single_shot(self, RECOUNT_MS, self._show_counts)
         self.run_bar.run_clicked.connect(self.run)
         self.run_bar.cancel_clicked.connect(self.cancel)
-        self.slide_box.currentIndexChanged.connect(self._on_slide)
+        self.slide_box.chosen.connect(self._on_slide)
         self.model_box.currentIndexChanged.connect(self._on_model)
         self.mpp_spin.valueChanged.connect(self._check_ready)
         self.draw_button.clicked.connect(self.draw_region)
         self.mpp_button.clicked.connect(self._use_suggested)
         self.slider.valueChanged.connect(self._on_slider)
         self.export_button.clicked.connect(self._on_export)
-        layers = self.viewer.layers
-        layers.events.inserted.connect(self._on_layers)
-        layers.events.removed.connect(self._on_removed)
+        self.viewer.layers.events.removed.connect(self._on_removed)
 
     def let_go(self) -> None:
         """Stop everything this dock started; corrections are on disk, finished tiles too."""
@@ -243,12 +237,11 @@ class DetectDock(Dock):
             runner.abandon()
         for timer in (self._repaint, self._recount):
             timer.stop()
-        layers = self.viewer.layers
-        layers.events.inserted.disconnect(self._on_layers)
-        layers.events.removed.disconnect(self._on_removed)
+        self.slide_box.let_go()
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
         self._join(None)
         self._let_go()
-        self._slides, self._tiles = [], []
+        self._tiles = []
 
     # The slide's session ----------------------------------------------------------------
 
@@ -277,35 +270,18 @@ class DetectDock(Dock):
 
     # Slides and models ------------------------------------------------------------------
 
-    def _on_layers(self, event: Any = None) -> None:
-        self._list_slides()
-
     def _on_removed(self, event: Any) -> None:
         running = self._running
         if running is not None and running.layer == event.value:
             self._running = None
             if self.runner.running:
                 self.cancel()
-        self._list_slides()
-
-    def _list_slides(self) -> None:
-        now = self.slide_layer()
-        self._slides = [layer for layer in self.viewer.layers if is_slide_layer(layer)]
-        same = [i for i, layer in enumerate(self._slides) if now is not None and layer == now]
-        self.slide_box.blockSignals(True)
-        self.slide_box.clear()
-        self.slide_box.addItems([layer.name for layer in self._slides])
-        self.slide_box.setCurrentIndex(same[0] if same else len(self._slides) - 1)
-        self.slide_box.blockSignals(False)
-        self._on_slide()
 
     def slide_layer(self) -> Any | None:
         """The chosen slide layer."""
-        index = self.slide_box.currentIndex()
-        return self._slides[index] if 0 <= index < len(self._slides) else None
+        return self.slide_box.layer
 
-    def _on_slide(self, _index: int = 0) -> None:
-        layer = self.slide_layer()
+    def _on_slide(self, layer: Any | None) -> None:
         self._join(layer)
         has_slide = layer is not None
         self.empty_label.setVisible(not has_slide)
@@ -640,90 +616,6 @@ class DetectDock(Dock):
     def _export_over(self) -> None:
         self.export_button.setText("Export…")
         self._show_counts()
-
-
-EXPORT_FILTERS = ";;".join(
-    (
-        "CSV (*.csv)",
-        "QuPath GeoJSON (*.geojson *.geojson.gz)",
-        "Parquet (*.parquet)",
-        "AnnData (*.h5ad)",
-        "COCO (*.coco.json)",
-        "Label image, OME-Zarr (*.ome.zarr)",
-    )
-)
-
-
-def ask_export_path(parent: QWidget) -> str:
-    """Where cells are to be written, with a suffix; empty when the person thought better of it."""
-    path, chosen = QFileDialog.getSaveFileName(parent, "Export cells", "cells.csv", EXPORT_FILTERS)
-    if path and not Path(path).suffix:
-        path += chosen.split("*")[1].split(" ")[0].rstrip(")")
-    return path
-
-
-def short_combo(tooltip: str) -> QComboBox:
-    """A combo box that may be narrower than its longest entry."""
-    box = QComboBox()
-    box.setToolTip(tooltip)
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
-    return box
-
-
-def single_shot(parent: QWidget, interval_ms: int, call: Any) -> QTimer:
-    """A timer that calls once after it was last started."""
-    timer = QTimer(parent)
-    timer.setSingleShot(True)
-    timer.setInterval(interval_ms)
-    timer.timeout.connect(call)
-    return timer
-
-
-COLUMNS = ("Class", "Cells", "Share", "per mm²")
-
-
-def counts_table() -> QTableWidget:
-    """The empty table of counts."""
-    table = QTableWidget(0, len(COLUMNS))
-    table.setHorizontalHeaderLabels(COLUMNS)
-    table.verticalHeader().setVisible(False)
-    table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
-    table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
-    table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    table.setShowGrid(False)
-    table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    header = table.horizontalHeader()
-    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-    header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-    table.setToolTip(
-        "Cells above the score. per mm²: of the area that was analysed, glass in it included"
-    )
-    return table
-
-
-def fill_counts(table: QTableWidget, rows: list[Any], colors: Mapping[str, Any]) -> None:
-    """Show `rows` of `class_rows` with a colour swatch each."""
-    table.setRowCount(len(rows))
-    for i, row in enumerate(rows):
-        density = "–" if row.per_mm2 is None else f"{row.per_mm2:,.0f}"
-        texts = (row.name, f"{row.count:,}", f"{100 * row.share:.1f} %", density)
-        for column, text in enumerate(texts):
-            item = QTableWidgetItem(text)
-            if column:
-                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-            elif row.name in colors:
-                item.setIcon(swatch(colors[row.name]))
-            table.setItem(i, column, item)
-    height = table.horizontalHeader().height() + sum(table.rowHeight(i) for i in range(len(rows)))
-    table.setFixedHeight(height + 4)
-
-
-def swatch(color: tuple[int, int, int]) -> QIcon:
-    """A square of one colour."""
-    pixmap = QPixmap(12, 12)
-    pixmap.fill(QColor(*color))
-    return QIcon(pixmap)
 
 
 def _line_width(viewer: Any, layer: Any) -> float:

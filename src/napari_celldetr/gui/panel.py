@@ -1,47 +1,30 @@
-"""What every dock of this package is made of: a form from a config, and Run / Cancel / progress."""
+"""What every dock of this package is made of: a frame, its jobs, and Run / Cancel / progress."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QDoubleSpinBox,
-    QFormLayout,
     QFrame,
     QHBoxLayout,
-    QLabel,
-    QLineEdit,
     QProgressBar,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
-    QSpinBox,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_celldetr.core.config import Setting, describe
 from napari_celldetr.core.progress import Job, Progress
+from napari_celldetr.gui.parts import wrapped_label
 from napari_celldetr.gui.worker import Done, Failed, JobThread, Message, Step, Stopped
 
 POLL_MS = 30
 SLICE_S = 0.02
 """How long one poll may hand out messages before the GUI gets its turn."""
-
-CHOICE_WORDS = {
-    "auto": "Automatic",
-    "cpu": "CPU",
-    "cuda": "NVIDIA GPU",
-    "mps": "Apple GPU",
-}
-"""Plain words for choices; others are shown as they are."""
 
 
 class JobRunner(QObject):
@@ -268,167 +251,3 @@ def time_words(seconds: float) -> str:
     if seconds < 5400:
         return f"about {seconds / 60:.0f} min"
     return f"about {seconds / 3600:.1f} h"
-
-
-class ConfigForm(QWidget):
-    """A config dataclass as a form: plain settings on top, advanced ones folded away.
-
-    `skip` names settings the dock shows in another way.
-    """
-
-    changed = Signal()
-
-    def __init__(
-        self, config: type, *, skip: Iterable[str] = (), parent: QWidget | None = None
-    ) -> None:
-        super().__init__(parent)
-        left_out = set(skip)
-        self._settings = {s.name: s for s in describe(config) if s.name not in left_out}
-        self._editors = {name: self._editor(s) for name, s in self._settings.items()}
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        plain = [s for s in self._settings.values() if not s.info.advanced]
-        advanced = [s for s in self._settings.values() if s.info.advanced]
-        layout.addWidget(self._rows(plain))
-        self.fold = Fold("Advanced", self._rows(advanced))
-        self.fold.setVisible(bool(advanced))
-        layout.addWidget(self.fold)
-
-    def values(self) -> dict[str, Any]:
-        """The settings as they stand, ready for ``from_mapping``."""
-        return {name: read_editor(w) for name, w in self._editors.items()}
-
-    def editor(self, name: str) -> QWidget:
-        """The widget of one setting."""
-        return self._editors[name]
-
-    def _rows(self, settings: list[Setting]) -> QWidget:
-        box = QWidget()
-        form = narrow_form(box)
-        for setting in settings:
-            editor = self._editors[setting.name]
-            if isinstance(editor, QCheckBox):
-                form.addRow(editor)
-            else:
-                label = QLabel(setting.info.label)
-                label.setToolTip(setting.info.help)
-                form.addRow(label, editor)
-        return box
-
-    def _editor(self, setting: Setting) -> QWidget:
-        editor = make_editor(setting)
-        editor.setToolTip(setting.info.help)
-        _change_signal(editor).connect(self.changed)
-        return editor
-
-
-def make_editor(setting: Setting) -> QWidget:
-    """The right widget for a setting, showing its default."""
-    info = setting.info
-    suffix = f" {info.unit}" if info.unit else ""
-    editor: QWidget
-    if setting.choices:
-        editor = QComboBox()
-        for choice in setting.choices:
-            editor.addItem(CHOICE_WORDS.get(choice, choice), choice)
-        editor.setCurrentIndex(max(0, editor.findData(setting.default)))
-    elif setting.kind is bool:
-        editor = QCheckBox(info.label)
-        editor.setChecked(bool(setting.default))
-    elif setting.kind is int:
-        editor = QSpinBox()
-        editor.setRange(int(info.ge or 0), int(info.le if info.le is not None else 2**31 - 1))
-        editor.setSuffix(suffix)
-        editor.setValue(int(setting.default or 0))
-    elif setting.kind is float:
-        editor = optional_spin(setting) if setting.optional else QDoubleSpinBox()
-        editor.setSuffix(suffix)
-        if not setting.optional:
-            editor.setRange(info.ge or 0.0, info.le if info.le is not None else 1e9)
-            editor.setValue(float(setting.default))
-    else:
-        editor = QLineEdit(str(setting.default or ""))
-    return editor
-
-
-def optional_spin(setting: Setting) -> QDoubleSpinBox:
-    """A number that may be left open: the lowest position says so."""
-    editor = QDoubleSpinBox()
-    step = 0.01
-    editor.setDecimals(4)
-    editor.setSingleStep(step)
-    editor.setRange((setting.info.ge or 0.0) - step, setting.info.le or 1e9)
-    editor.setSpecialValueText("not set")
-    editor.setProperty("optional", True)
-    editor.setValue(editor.minimum() if setting.default is None else float(setting.default))
-    return editor
-
-
-def read_editor(editor: QWidget) -> Any:
-    """What the user put into a widget of `make_editor`."""
-    if isinstance(editor, QComboBox):
-        return editor.currentData()
-    if isinstance(editor, QCheckBox):
-        return editor.isChecked()
-    if isinstance(editor, QDoubleSpinBox):
-        unset = editor.property("optional") and editor.value() <= editor.minimum()
-        return None if unset else round(editor.value(), editor.decimals())
-    if isinstance(editor, QSpinBox):
-        return editor.value()
-    assert isinstance(editor, QLineEdit)
-    return editor.text()
-
-
-def _change_signal(editor: QWidget) -> Any:
-    if isinstance(editor, QComboBox):
-        return editor.currentIndexChanged
-    if isinstance(editor, QCheckBox):
-        return editor.toggled
-    if isinstance(editor, QLineEdit):
-        return editor.textChanged
-    assert isinstance(editor, QSpinBox | QDoubleSpinBox)
-    return editor.valueChanged
-
-
-class Fold(QWidget):
-    """A heading that shows and hides what is under it; closed at first."""
-
-    def __init__(self, title: str, content: QWidget, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.button = QToolButton()
-        self.button.setText(title)
-        self.button.setCheckable(True)
-        self.button.setAutoRaise(True)
-        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.button.setToolTip(f"Show or hide: {title}")
-        self.content = content
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.button)
-        layout.addWidget(content)
-        self.button.toggled.connect(self._toggle)
-        self._toggle(False)
-
-    def _toggle(self, is_open: bool) -> None:
-        arrow = Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow
-        self.button.setArrowType(arrow)
-        self.content.setVisible(is_open)
-
-
-def narrow_form(widget: QWidget) -> QFormLayout:
-    """A form layout that still fits a dock 330 px wide."""
-    form = QFormLayout(widget)
-    form.setContentsMargins(0, 0, 0, 0)
-    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
-    return form
-
-
-def wrapped_label(text: str, *, tooltip: str = "") -> QLabel:
-    """A label that breaks its lines instead of widening the dock."""
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setToolTip(tooltip)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.MinimumExpanding)
-    return label

@@ -24,14 +24,14 @@ from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.annotations import SAID, Status
 from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.regions import Region
-from napari_celldetr.gui.detect_dock import ask_export_path, short_combo, single_shot
 from napari_celldetr.gui.detect_job import shared_models
 from napari_celldetr.gui.overlay import canvas_size_of, text_overlay_of, view_of
-from napari_celldetr.gui.panel import Dock, JobRunner, wrapped_label
+from napari_celldetr.gui.panel import Dock, JobRunner
+from napari_celldetr.gui.parts import SlideBox, ask_export_path, single_shot, wrapped_label
 from napari_celldetr.gui.review_jobs import SlideAsker, import_job
 from napari_celldetr.gui.review_parts import GREY, SCREEN, SLIDE, ClassList, Readout, ToolBox
 from napari_celldetr.gui.session import SlideSession, session_of
-from napari_celldetr.gui.sources import is_slide_layer, source_of_layer
+from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.gui.summary import area_mm2, class_rows
 from napari_celldetr.gui.tools import Proposal, Tools, key_sheet
 
@@ -60,13 +60,12 @@ class ReviewDock(Dock):
         self.models = models or shared_models()
         self.session: SlideSession | None = None
         self.tools: Tools | None = None
-        self._slides: list[Any] | None = None
         self._asker: SlideAsker | None = None
         self._next_conflict = 0
         self._target = Path()
         self._build()
         self._connect()
-        self._list_slides()
+        self.slide_box.list_slides()
 
     # What it is made of -----------------------------------------------------------------
 
@@ -77,7 +76,7 @@ class ReviewDock(Dock):
         column = QVBoxLayout(inner)
         column.setContentsMargins(8, 8, 8, 8)
         column.setSpacing(6)
-        self.slide_box = short_combo("The slide whose cells are reviewed")
+        self.slide_box = SlideBox(self.viewer, "The slide whose cells are reviewed")
         self.empty_label = wrapped_label(EMPTY_TEXT)
         self.state_label = wrapped_label("", tooltip="Whether your corrections are on disk")
         self.problem_label = wrapped_label("", tooltip="What to know about saved work")
@@ -193,7 +192,7 @@ class ReviewDock(Dock):
         self._watch = QTimer(self)
         self._watch.setInterval(SAVED_MS)
         self._watch.timeout.connect(self._show_saved)
-        self.slide_box.currentIndexChanged.connect(self._on_slide)
+        self.slide_box.chosen.connect(self._on_slide)
         self.tool_box.chosen.connect(self.use_tool)
         self.classes.chosen.connect(self._on_class)
         self.classes.added.connect(self._on_new_class)
@@ -209,9 +208,6 @@ class ReviewDock(Dock):
         self.export_button.clicked.connect(self._on_export)
         self.picture_button.clicked.connect(self._on_picture)
         self.heat_button.toggled.connect(self.show_heat)
-        layers = self.viewer.layers
-        layers.events.inserted.connect(self._on_layers)
-        layers.events.removed.connect(self._on_layers)
 
     def let_go(self) -> None:
         """Stop everything this dock started; corrections are on disk, finished tiles too."""
@@ -219,36 +215,14 @@ class ReviewDock(Dock):
             runner.abandon()
         self._recount.stop()
         self._watch.stop()
-        layers = self.viewer.layers
-        layers.events.inserted.disconnect(self._on_layers)
-        layers.events.removed.disconnect(self._on_layers)
+        self.slide_box.let_go()
         self._join(None)
-        self._slides = []
 
     # Slides -----------------------------------------------------------------------------
 
-    def _on_layers(self, event: Any = None) -> None:
-        self._list_slides()
-
-    def _list_slides(self) -> None:
-        now = self.session.layer if self.session is not None else None
-        slides = [x for x in self.viewer.layers if is_slide_layer(x) and x.name != HEAT_LAYER]
-        if slides == self._slides:
-            return
-        self._slides = slides
-        same = [i for i, layer in enumerate(slides) if now is not None and layer == now]
-        self.slide_box.blockSignals(True)
-        self.slide_box.clear()
-        self.slide_box.addItems([layer.name for layer in slides])
-        self.slide_box.setCurrentIndex(same[0] if same else len(slides) - 1)
-        self.slide_box.blockSignals(False)
-        self.slide_box.setVisible(len(slides) > 1)
-        self._on_slide()
-
-    def _on_slide(self, _index: int = 0) -> None:
-        index = self.slide_box.currentIndex()
-        slides = self._slides or []
-        self._join(slides[index] if 0 <= index < len(slides) else None)
+    def _on_slide(self, layer: Any | None) -> None:
+        self.slide_box.setVisible(self.slide_box.count() > 1)
+        self._join(layer)
 
     def _join(self, layer: Any | None) -> None:
         now = None if layer is None else session_of(self.viewer, layer, self)

@@ -19,8 +19,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_celldetr.gui.detect_dock import counts_table, fill_counts, short_combo, swatch
-from napari_celldetr.gui.panel import wrapped_label
+from napari_celldetr.gui.parts import (
+    counts_table,
+    fill_counts,
+    short_combo,
+    swatch,
+    wrapped_label,
+)
 from napari_celldetr.gui.tools import TOOLS, Tool
 
 Color = tuple[int, int, int]

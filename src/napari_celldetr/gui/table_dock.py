@@ -19,8 +19,8 @@ from qtpy.QtWidgets import (
 
 from napari_celldetr.core.annotations import SAID, STATUS_WORDS, Status
 from napari_celldetr.core.claims import Rows
-from napari_celldetr.gui.detect_dock import short_combo, single_shot
 from napari_celldetr.gui.panel import Dock
+from napari_celldetr.gui.parts import short_combo, single_shot
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import is_slide_layer
 
@@ -205,6 +205,8 @@ class TableDock(Dock):
             old.view_changed.disconnect(self._on_view)
             old.leave(self)
         self.session = None if layer is None else session_of(self.viewer, layer, self)
+        # Both live until the view has others: Qt does not own them, and would look at them.
+        old_model, old_choice = self.model, self.view.selectionModel()
         self.model = None
         now = self.session
         if now is not None:
@@ -215,6 +217,9 @@ class TableDock(Dock):
             now.view_changed.connect(self._on_view)
             self.model = CellModel(now)
         self.view.setModel(self.model)
+        for gone in (old_choice, old_model):
+            if gone is not None:
+                gone.deleteLater()
         if self.model is not None:
             self.view.selectionModel().selectionChanged.connect(self._on_rows)
         self.renew()
