@@ -15,6 +15,7 @@ from napari_celldetr.core.annotations import Status
 from napari_celldetr.core.edits import add
 from napari_celldetr.core.errors import ModelError
 from napari_celldetr.core.regions import Region
+from napari_celldetr.gui import collector
 from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.overlay import view_of
 from napari_celldetr.gui.review_dock import ReviewDock
@@ -383,13 +384,15 @@ def test_the_viewer_closed_mid_run(make_dock, qtbot, slow_models, field_image, t
         review_beside(viewer, dock)
     dock.choose_where("whole")
     dock.run()
-    qtbot.wait(10 * repeat)
+    qtbot.wait(10 * (repeat + 1))
     if repeat % 2:
         add_a_cell(dock.session)
     viewer.close()
+    assert dock._is_shut
     del dock
     gc.collect()
     no_threads(qtbot)
+    qtbot.waitUntil(lambda: not collector.is_on(), timeout=5000)
     assert_ledgers_are_whole(tmp_path)
     if repeat % 2:
         assert added_cells(tmp_path) == 1

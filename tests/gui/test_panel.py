@@ -1,11 +1,13 @@
 import time
 
 import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QDockWidget, QMainWindow
 
 from napari_celldetr.core.config import DetectConfig, describe, from_mapping
 from napari_celldetr.core.progress import Progress
 from napari_celldetr.gui.form import ConfigForm, make_editor, read_editor
-from napari_celldetr.gui.panel import JobRunner, RunBar, progress_words, time_words
+from napari_celldetr.gui.panel import Dock, JobRunner, RunBar, progress_words, time_words
 
 
 @pytest.mark.parametrize(
@@ -140,3 +142,37 @@ def test_a_flood_of_messages_leaves_the_gui_its_turn(qtbot):
     assert [step.done for step in steps] == list(range(500))
     # At least half a second of work, handed out in slices of 20 ms.
     assert len(turns) > 5
+
+
+class Window(QMainWindow):
+    """May refuse to be closed."""
+
+    stays = True
+
+    def closeEvent(self, event):  # noqa: N802 - Qt's name
+        event.setAccepted(not self.stays)
+
+
+def test_docks_are_shut_down_when_their_window_agrees_to_close(qtbot):
+    told = []
+
+    class Told(Dock):
+        def let_go(self):
+            told.append(self)
+
+    window = Window()
+    docks = [Told(), Told()]
+    for dock in docks:
+        frame = QDockWidget()
+        frame.setWidget(dock)
+        window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, frame)
+    window.show()
+    qtbot.waitExposed(window)
+    assert window.close() is False
+    assert told == []
+    window.stays = False
+    assert window.close() is True
+    assert sorted(map(id, told)) == sorted(map(id, docks))
+    docks[0].shut_down()
+    assert len(told) == 2
+    window.deleteLater()

@@ -134,9 +134,9 @@ def test_keys_relabel_confirm_and_delete_what_is_selected(tools):
     assert CENTRES[2] in centres(tools)
     tools.redo()
     assert CENTRES[2] not in centres(tools)
-    assert tools.told[-1] == "Done again: delete 1 cell."
+    assert tools.told[-1] == "Redo: delete 1 cell."
     tools.redo()
-    assert tools.told[-1] == "There is nothing more."
+    assert tools.told[-1] == "There is nothing to redo."
 
 
 def test_a_class_key_beyond_the_classes_does_nothing(tools):

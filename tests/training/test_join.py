@@ -177,8 +177,9 @@ def test_asking_and_predicting_agree(pair: tuple[Path, Path], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mpp": 0.3}, "multiple"),
-        ({"mpp": 0.25}, "multiple"),
+        ({"mpp": 0.3}, "2, 4 or 8 times"),
+        ({"mpp": 0.75}, "2, 4 or 8 times"),
+        ({"mpp": 0.25}, "2, 4 or 8 times"),
         ({"class_names": ("a", "b", "c")}, "classes"),
         ({"mean": (0.4, 0.5, 0.5)}, "statistics"),
     ],
@@ -192,6 +193,43 @@ def test_models_that_do_not_suit_each_other_are_refused(
     with pytest.raises(ModelError, match=words):
         join(fine, coarse, tmp_path / "both")
     assert not (tmp_path / "both" / "card.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"class_stride": 2}, "coarser than the heatmap"),
+        ({"strides": (4, 8)}, "all strides"),
+        ({"query_source": "learned", "geometry": "sigmoid", "projection_norm": "group"}, "map"),
+    ],
+)
+def test_coarse_networks_without_such_a_class_map_are_refused(
+    pair: tuple[Path, Path], tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    learned = "query_source" in change
+    more = {"representation_layers": 1, "dense_class_weight": 0.0} if learned else {}
+    layers = {"detection_layers": 1} if learned else {}
+    values = {"feed_forward": 16, "pyramid_size": 8, **NARROW, **change, **more, **layers}
+    coarse = saved(tmp_path / "other", awake(CellDETRConfig.dense(3, **values), seed=3), 0.5)
+    with pytest.raises(ModelError, match=words):
+        join(pair[0], coarse, tmp_path / "both")
+
+
+@pytest.mark.parametrize("scale", [4, 8])
+def test_coarser_overviews_get_tiles_that_they_can_read(
+    pair: tuple[Path, Path], tmp_path: Path, scale: int
+) -> None:
+    fine, coarse = pair
+    card = replace(read_card(coarse), mpp=0.25 * scale)
+    (coarse / "card.json").write_text(card.to_json())
+    join(fine, coarse, tmp_path / "both")
+    tile = picture(2)[:, :70, :90]
+    both, alone = found(tmp_path / "both", tile), found(fine, tile)
+    assert len(alone) > 5
+    # More padding adds no cells and moves none inside.
+    kept = (alone.centres < 60).all(1)
+    for centre in alone.centres[kept]:
+        assert np.hypot(*(both.centres - centre).T).min() < 0.5
 
 
 def test_a_joined_model_is_joined_once_and_no_model_is_written_over(
@@ -216,6 +254,7 @@ def test_a_joined_model_is_joined_once_and_no_model_is_written_over(
     [
         {"scale": 1},
         {"scale": 2.0},
+        {"scale": 3},
         {"class_stride": 3},
         {"weight": "much"},
         {"backbone": 5},
@@ -278,6 +317,8 @@ def test_training_goes_on_around_the_overview(tmp_path: Path) -> None:
     }
     assert "encoder" in changed
     assert "overview" not in changed
+    probed = replace(more, freeze="all_but_classifier", output=str(tmp_path / "probe"))
+    assert read_card(drain(train(probed))).arguments["overview"] is None
     # With other classes it is left behind: it knows the old ones alone.
     other = replace(more, classes="lymphocyte,tumour,stromal,other", output=str(tmp_path / "c"))
     card = read_card(drain(train(other)))

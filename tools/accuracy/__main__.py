@@ -23,7 +23,7 @@ import cross
 import few
 import shipped
 from ablation import run_ablation
-from methods import FINE, Places
+from methods import FINE, METHODS, Places
 from page import render
 
 from napari_celldetr.core.errors import CellDETRError
@@ -73,6 +73,8 @@ def main() -> int:
     keep_memory()
     try:
         if given.train:
+            if unknown := {w.split(":")[0] for w in given.train} - set(METHODS):
+                parser.error(f"no such methods: {unknown}; there are {', '.join(METHODS)}")
             for word in given.train:
                 cross.train_folds(places, *word.split(":"))
             return 0

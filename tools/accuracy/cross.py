@@ -38,11 +38,9 @@ def run_all(places: Places) -> dict[str, Any]:
             "folds": [list(f) for f in reports[DENSE.name].folds],
             "methods": {name: report.as_dict()["sets"] for name, report in reports.items()},
             "gaps": {
-                f"{name} over {METHODS[name].beside}": against(
-                    report, reports[METHODS[name].beside]
-                )
+                f"{name} over {other}": against(report, reports[other])
                 for name, report in reports.items()
-                if METHODS[name].beside
+                for other in METHODS[name].beside
             },
         }
     return found

@@ -19,7 +19,7 @@ class Method:
     """A recipe by name, how its networks are scored, and which ways it is cross-validated.
 
     Methods of one `folder` share their trainings. `overview` names the method whose networks
-    join in the classes; `beside` the one it is compared with.
+    join in the classes; `beside` those it is compared with.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Method:
     folder: str = ""
     overview: str = ""
     flips: bool = False
-    beside: str = "dense"
+    beside: tuple[str, ...] = ("dense",)
     ways: tuple[By, ...] = ("group", "site")
 
     @property
@@ -42,7 +42,7 @@ DENSE = Method(
     "plain dense baseline at 0.5 µm/px: heatmap and class map of the same trunk without "
     "decoders, its own light augmentation (turns, scale, stain and brightness jitter, blur)",
     {"architecture": "dense", "mpp": 0.5, "steps": 1000, "augmentation": "light"},
-    beside="",
+    beside=(),
 )
 DENSE_FLIPS = replace(
     DENSE,
@@ -60,15 +60,18 @@ ALONE = Method(
 FINE = replace(
     ALONE,
     name="celldetr-he-hr",
-    words="the same, joined with the dense network of its fold as an overview: as it ships",
+    words="the same network joined with the dense one of its fold as an overview (so two "
+    "trainings); the form of the model that ships, whose fine part was trained for another 1000 "
+    "steps on crops of 384 px",
     overview=DENSE.name,
+    beside=(DENSE.name, ALONE.name),
 )
 FINE_FLIPS = replace(
     FINE,
     name="celldetr-he-hr, flips",
-    words="as it ships, four mirrored views averaged",
+    words="the same as the last, four mirrored views averaged",
     flips=True,
-    beside=DENSE_FLIPS.name,
+    beside=(DENSE_FLIPS.name,),
 )
 FAST = Method(
     "celldetr-he",

@@ -140,7 +140,8 @@ def calibration(places: Places) -> dict[str, Any]:
             data=f"points:{places.data / BREAST}@0.5", model=card.name, split="val", device="cpu"
         )
         report = drain(evaluate(config))
-        found[card.name] = report.as_dict()
+        kept = card.metrics.get("calibration", {})
+        found[card.name] = report.as_dict() | {"card_calibration": kept}
     return found
 
 

@@ -62,7 +62,9 @@ def move(table: CellTable, row: int, box: Sequence[float]) -> Edit:
     now = table.states(rows)
     status = np.where(now.status == Status.ADDED, Status.ADDED, Status.MOVED)
     boxes = np.array([box], np.float32)
-    return _edit(table, "move {}", rows, now, CellStates(boxes, now.class_ids, now.scores, status))
+    sides = boxes[:, 2:] - boxes[:, :2], now.boxes[:, 2:] - now.boxes[:, :2]
+    what = "move {}" if np.allclose(*sides, rtol=0, atol=0.01) else "resize {}"
+    return _edit(table, what, rows, now, CellStates(boxes, now.class_ids, now.scores, status))
 
 
 def add(

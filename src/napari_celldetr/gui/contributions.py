@@ -144,7 +144,13 @@ def sample_he() -> list[LayerData]:
     folder = cache_folder().parent / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "generated-he.ome.tif"
-    truth = make_he_slide(path, size=SAMPLE_SIZE, seed=SAMPLE_SEED)
+    # The same bytes each time, so that yesterday's corrections are found again. It may be open.
+    fresh = folder / f"generated-he-{os.getpid()}.ome.tif"
+    truth = make_he_slide(fresh, size=SAMPLE_SIZE, seed=SAMPLE_SEED)
+    try:
+        fresh.replace(path)
+    except PermissionError:
+        fresh.unlink()
     slide = open_slide(path, probe=False)
     return [slide_layer(slide), known_cells(truth, slide.mpp)]
 

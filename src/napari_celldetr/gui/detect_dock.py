@@ -590,7 +590,8 @@ class DetectDock(Dock):
         self.export_button.setEnabled(not self.runner.running and bool(session.cells.kept.any()))
 
     def _on_export(self) -> None:
-        path = ask_export_path(self)
+        layer = self.slide_layer()
+        path = ask_export_path(self, "" if layer is None else layer.name)
         if path:
             self.export_to(path)
 

@@ -18,7 +18,8 @@ SELECTED = (1.0, 0.92, 0.0, 1.0)
 GONE = (0.1, 0.1, 0.1, 0.9)
 WHITE = (1.0, 1.0, 1.0, 1.0)
 CLEAR = (0.0, 0.0, 0.0, 0.0)
-MARK_SIZE = 0.62
+MARK_SIZE, CORNER_SIZE = 0.62, 0.3
+"""Of a usual nucleus: marks on dots, and at the corners of boxes, which leave the nucleus free."""
 RING_SIZE = 1.3
 MARK_RIM, RING_RIM = 0.16, 0.07
 MAX_MARKS = 8_000
@@ -51,16 +52,18 @@ def marks_of(
     colors: Sequence[tuple[int, int, int]],
     *,
     nucleus_px: float,
+    boxed: bool = False,
 ) -> Marks:
-    """Marks for the rows in view.
+    """Marks for the rows in view; with `boxed` cells are drawn as boxes, which bear them outside.
 
     A white diamond with a rim of the class for cells that a person vouches for, a yellow frame
     for selected ones, a cross where a person deleted a claim.
     """
     said = rows[SAID[cells.status[rows]]]
+    size = nucleus_px * (CORNER_SIZE if boxed else MARK_SIZE)
     parts = [
         _part(cells, deleted, "x", nucleus_px * MARK_SIZE, GONE, WHITE),
-        _part(cells, said, "diamond", nucleus_px * MARK_SIZE, WHITE, None, colors),
+        _part(cells, said, "diamond", size, WHITE, None, colors, at_corner=boxed),
         _part(cells, selected, "square", None, CLEAR, SELECTED),
     ]
     return Marks(
@@ -81,12 +84,15 @@ def _part(
     face: tuple[float, ...],
     border: tuple[float, ...] | None,
     colors: Sequence[tuple[int, int, int]] = (),
+    *,
+    at_corner: bool = False,
 ) -> Marks:
     n, boxes = len(rows), cells.boxes[rows]
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) * RING_SIZE
     rim = class_rgba(cells.class_ids[rows], colors) if border is None else _all(border, n)
+    at = boxes[:, :2] if at_corner else cells.centres[rows]
     return Marks(
-        np.ascontiguousarray(cells.centres[rows][:, ::-1] - np.float32(HALF)),
+        np.ascontiguousarray(at[:, ::-1] - np.float32(HALF)),
         sides.astype(np.float32) if size is None else np.full(n, size, np.float32),
         np.full(n, symbol, "U8"),
         _all(face, n),

@@ -474,10 +474,10 @@ class Overlay:
         veil = self._layers.get("coverage")
         if veil is not None and self._drawn[1:2] != (self._version,):
             veil.refresh()
-        self._drawn = state
         with self._quietly():
             self._draw(level, view, near, shown)
             self._draw_marks(level, view, near)
+        self._drawn = state
 
     def _draw(self, level: Level, view: View, near: Rows, shown: Rows) -> None:
         if self.hidden:
@@ -538,6 +538,7 @@ class Overlay:
             gone,
             self.colors,
             nucleus_px=self._nucleus_px,
+            boxed=level is Level.NEAR,
         )
         if not len(marks) and not len(layer.data):
             return
@@ -581,7 +582,10 @@ def _at_once(layer: Any) -> Iterator[None]:
         for part in (layer, *(c for c in colors if c is not None)):
             stack.enter_context(part.events.blocker_all())
         yield
-    layer.refresh(thumbnail=False, extent=False)
+    layer.refresh(thumbnail=False)
+    if isinstance(layer, Points):
+        # For napari's own table of them.
+        layer.events.features()
 
 
 @contextmanager

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
+    QDockWidget,
     QFrame,
     QHBoxLayout,
+    QMainWindow,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -118,11 +121,43 @@ def _stop_each(threads: list[JobThread], *_: object) -> None:
         thread.stop()
 
 
+class _WindowWatch(QObject):
+    """Shuts the docks of a window down when it is closed, before Qt destroys them.
+
+    Qt tells only the window itself, which may still decide to stay.
+    """
+
+    def __init__(self, window: QWidget) -> None:
+        super().__init__(window)
+        self.docks: weakref.WeakSet[Dock] = weakref.WeakSet()
+        window.installEventFilter(self)
+
+    @classmethod
+    def of(cls, window: QWidget) -> _WindowWatch:
+        """The one watch of a window."""
+        known = window.findChild(cls, options=Qt.FindChildOption.FindDirectChildrenOnly)
+        return cls(window) if known is None else known
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """Let the window answer a request to close; if it agrees, shut the docks down."""
+        if event.type() != QEvent.Type.Close or watched is not self.parent():
+            return False
+        watched.event(event)
+        if event.isAccepted():
+            for dock in list(self.docks):
+                dock.shut_down()
+        return True
+
+
 class Dock(QWidget):
     """A dock's inner widget: `shut_down` is called once, when it is closed or taken out.
 
-    Closing a dock in napari only takes its inner widget out of it and destroys the frame.
+    Closing a dock in napari only takes its inner widget out of it and destroys the frame; closing
+    the window tells neither.
     """
+
+    is_wide = False
+    """Whether it lies along the window's lower edge, not beside the slide."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -158,9 +193,44 @@ class Dock(QWidget):
         if event.type() == QEvent.Type.ParentChange:
             if self.parent() is not None:
                 self._was_docked = True
+                # Its frame is put into the window only afterwards.
+                QTimer.singleShot(0, self, self._watch_window)
             elif self._was_docked:
                 self.shut_down()
+        elif event.type() == QEvent.Type.Show:
+            self._watch_window()
         return bool(super().event(event))
+
+    def _watch_window(self) -> None:
+        window = self.window()
+        if window is self or self._is_shut:
+            return
+        watch = _WindowWatch.of(window)
+        if self not in watch.docks:
+            if isinstance(window, QMainWindow):
+                self._share_place(window, list(watch.docks))
+            watch.docks.add(self)
+
+    def _share_place(self, window: QMainWindow, others: list[Dock]) -> None:
+        """Be a tab beside another dock at the same side: two below each other are too low."""
+        own = _frame_of(self)
+        if own is None or self.is_wide:
+            return
+        for other in others:
+            frame = _frame_of(other)
+            if frame is None or other.is_wide or frame.isFloating() or own.isFloating():
+                continue
+            if window.dockWidgetArea(frame) == window.dockWidgetArea(own):
+                window.tabifyDockWidget(frame, own)
+                own.raise_()
+                return
+
+
+def _frame_of(dock: Dock) -> QDockWidget | None:
+    parent = dock.parentWidget()
+    while parent is not None and not isinstance(parent, QDockWidget):
+        parent = parent.parentWidget()
+    return parent
 
 
 class RunBar(QWidget):

@@ -51,6 +51,12 @@ class Fold(QWidget):
         self.content.setVisible(is_open)
 
 
+def keep_lines(label: QLabel, lines: int) -> None:
+    """Room for that many lines, so that what lies below does not jump."""
+    label.setMinimumHeight(label.fontMetrics().lineSpacing() * lines)
+    label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+
+
 def narrow_form(widget: QWidget) -> QFormLayout:
     """A form layout that still fits a dock 330 px wide."""
     form = QFormLayout(widget)
@@ -140,12 +146,25 @@ EXPORT_FILTERS = ";;".join(
 )
 
 
-def ask_export_path(parent: QWidget) -> str:
-    """Where cells are to be written, with a suffix; empty when the person thought better of it."""
-    path, chosen = QFileDialog.getSaveFileName(parent, "Export cells", "cells.csv", EXPORT_FILTERS)
+def ask_export_path(parent: QWidget, slide: str = "") -> str:
+    """Where cells are to be written, with a suffix; empty when the person thought better of it.
+
+    The name that is offered is made of the `slide`'s.
+    """
+    path, chosen = QFileDialog.getSaveFileName(
+        parent, "Export cells", f"{stem_of(slide)}-cells.csv", EXPORT_FILTERS
+    )
     if path and not Path(path).suffix:
-        path += chosen.split("*")[1].split(" ")[0].rstrip(")")
+        pattern = chosen.partition("*")[2].split(" ")[0].rstrip(")")
+        path += pattern or ".csv"
     return path
+
+
+def stem_of(name: str) -> str:
+    """A slide's name without suffixes, fit for the name of a file."""
+    stem = Path(name).name.split(".")[0]
+    kept = "".join(c if c.isalnum() or c in "-_ " else "-" for c in stem).strip()
+    return kept or "slide"
 
 
 def single_shot(parent: QWidget, interval_ms: int, call: Any) -> QTimer:

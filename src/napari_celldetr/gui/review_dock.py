@@ -27,13 +27,20 @@ from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import shared_models
 from napari_celldetr.gui.overlay import canvas_size_of, text_overlay_of, view_of
 from napari_celldetr.gui.panel import Dock, JobRunner
-from napari_celldetr.gui.parts import SlideBox, ask_export_path, single_shot, wrapped_label
+from napari_celldetr.gui.parts import (
+    SlideBox,
+    ask_export_path,
+    keep_lines,
+    single_shot,
+    stem_of,
+    wrapped_label,
+)
 from napari_celldetr.gui.review_jobs import SlideAsker, import_job
 from napari_celldetr.gui.review_parts import GREY, SCREEN, SLIDE, ClassList, Readout, ToolBox
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.gui.summary import area_mm2, class_rows
-from napari_celldetr.gui.tools import Proposal, Tools, key_sheet
+from napari_celldetr.gui.tools import Proposal, Tool, Tools, key_sheet
 
 RECOUNT_MS = 60
 SAVED_MS = 500
@@ -100,34 +107,39 @@ class ReviewDock(Dock):
         self.readout = Readout()
         column.addWidget(self.no_cells_label)
         column.addWidget(self.tool_box)
+        self.message = wrapped_label("", tooltip="What happened last")
+        keep_lines(self.message, 2)
+        column.addWidget(self.message)
         column.addWidget(self.classes)
         column.addWidget(self._build_selection())
         column.addLayout(self._build_history())
         column.addWidget(self.readout)
         column.addWidget(self._build_conflicts())
         column.addLayout(self._build_files())
-        self.message = wrapped_label("", tooltip="What happened last")
-        column.addWidget(self.message)
 
     def _build_selection(self) -> QWidget:
         box = QWidget()
         column = QVBoxLayout(box)
         column.setContentsMargins(0, 0, 0, 0)
         self.selection_label = wrapped_label("", tooltip="The selected cells")
+        keep_lines(self.selection_label, 3)
         self.right_button = QPushButton("Right (Enter)")
         self.right_button.setToolTip("The selected cells are right as they are")
         self.delete_button = QPushButton("Delete (Del)")
         self.delete_button.setToolTip("There is no cell there")
         row = QHBoxLayout()
+        self.reject_button = QPushButton("Reject (Esc)")
+        self.reject_button.setToolTip("What the model sees there is no cell, or not a good one")
         row.addWidget(self.right_button)
         row.addWidget(self.delete_button)
+        row.addWidget(self.reject_button)
         column.addWidget(self.selection_label)
         column.addLayout(row)
         return box
 
     def _build_history(self) -> QHBoxLayout:
         self.undo_button = QPushButton("Undo (Ctrl-Z)")
-        self.redo_button = QPushButton("Redo")
+        self.redo_button = QPushButton("Redo (Ctrl-⇧-Z)")
         self.keys_button = QPushButton("Keys (F1)")
         self.keys_button.setCheckable(True)
         self.keys_button.setToolTip("Show all keys on the slide")
@@ -199,6 +211,7 @@ class ReviewDock(Dock):
         self.readout.changed.connect(self._recount.start)
         self.right_button.clicked.connect(lambda: self._with_tools("accept"))
         self.delete_button.clicked.connect(lambda: self._with_tools("delete"))
+        self.reject_button.clicked.connect(lambda: self._with_tools("reject"))
         self.undo_button.clicked.connect(lambda: self._with_tools("undo"))
         self.redo_button.clicked.connect(lambda: self._with_tools("redo"))
         self.keys_button.toggled.connect(self.show_keys)
@@ -247,6 +260,13 @@ class ReviewDock(Dock):
             "F1": self.keys_button.toggle,
         }
         self._watch.start()
+        self._take_hold()
+
+    def _take_hold(self) -> None:
+        """Mouse and keys go to the chosen tool at once, where there are cells to work on."""
+        session = self.session
+        if session is not None and session.overlay is not None and len(session.cells):
+            self.use_tool(Tool.SELECT)
 
     def _part(self, session: SlideSession) -> None:
         # Their answers are about this slide, and must not reach the next one.
@@ -269,10 +289,15 @@ class ReviewDock(Dock):
             (session.journal_changed, self._show_history),
             (session.claims_changed, self._show_conflicts),
             (session.view_changed, self._recount.start),
-            (session.opened, self._show_all),
+            (session.opened, self._on_opened),
         )
 
     # Showing ----------------------------------------------------------------------------
+
+    def _on_opened(self) -> None:
+        if self.tools is not None and not self.tools.attached:
+            self._take_hold()
+        self._show_all()
 
     def _show_all(self) -> None:
         self._on_cells()
@@ -292,6 +317,9 @@ class ReviewDock(Dock):
         for button in (self.table_button, self.export_button, self.picture_button):
             button.setEnabled(some)
         self.heat_button.setEnabled(bool(session.model))
+        if self.tools is not None and self.tools.attached and not self.tools.holds:
+            # A run has begun anew, with other layers.
+            self.tools.attach()
         if self.tools is not None and not self.tools.class_chosen:
             self.tools.class_name = next(iter(session.cells.class_names), None)
         areas = session.cells.annotations.areas
@@ -307,7 +335,7 @@ class ReviewDock(Dock):
     def _show_tools(self) -> None:
         if self.tools is None:
             return
-        self.tool_box.show_tool(self.tools.tool)
+        self.tool_box.show_tool(self.tools.tool, self.tools.class_name)
         self._show_classes()
         self._show_selection()
 
@@ -318,6 +346,8 @@ class ReviewDock(Dock):
         proposal, rows = tools.proposal, session.selected
         self.right_button.setEnabled(proposal is not None or len(rows) > 0)
         self.delete_button.setEnabled(proposal is None and len(rows) > 0)
+        self.delete_button.setVisible(proposal is None)
+        self.reject_button.setVisible(proposal is not None)
         self.right_button.setText("Accept (Enter)" if proposal is not None else "Right (Enter)")
         self.selection_label.setText(
             _selection_words(session)
@@ -335,6 +365,8 @@ class ReviewDock(Dock):
         ):
             button.setEnabled(what is not None and not session.read_only)
             button.setToolTip(f"{word}: {what}" if what else f"There is nothing to {word.lower()}")
+        # A selected cell may have another class, box or author now.
+        self._show_selection()
 
     def _show_saved(self) -> None:
         session = self.session
@@ -522,7 +554,7 @@ class ReviewDock(Dock):
         self.export_button.setText("Export…")
 
     def _on_export(self) -> None:
-        path = ask_export_path(self)
+        path = ask_export_path(self, self.session.layer.name if self.session else "")
         if path:
             self.export_to(path)
 
@@ -574,7 +606,10 @@ class ReviewDock(Dock):
         show_info(report.sentence())
 
     def _on_picture(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Save picture", "view.png", "PNG (*.png)")
+        name = stem_of(self.session.layer.name) if self.session else "slide"
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save picture", f"{name}-view.png", "PNG (*.png)"
+        )
         if path:
             self.save_picture(path)
 
@@ -623,8 +658,9 @@ def _proposal_words(proposal: Proposal, threshold: float) -> str:
     name = proposal.class_name or "unknown type"
     said = f"The model sees a cell here: {name}, score {proposal.score:.2f}."
     if proposal.score < threshold:
-        said = f"The model doubts that this is a cell (score {proposal.score:.2f}); if so: {name}."
-    return f"{said} Accept, reject with Esc, or press a class's number first."
+        below = f"{proposal.score:.2f} < {threshold:.2f}"
+        said = f"Below your score ({below}), so not shown. Likely: {name}."
+    return f"{said} A class's number changes it first."
 
 
 def _selection_words(session: SlideSession) -> str:
@@ -667,7 +703,7 @@ def _corrected_words(session: SlideSession) -> str:
     gone = int((cells.status == Status.DELETED).sum())
     if not said and not gone:
         return "No corrections yet."
-    return f"{said:,} of these were said or confirmed by people; {gone:,} were deleted."
+    return f"People added, changed or confirmed {said:,} of these, and deleted {gone:,}."
 
 
 def _saved_words(session: SlideSession) -> str:

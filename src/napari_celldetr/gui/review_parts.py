@@ -60,10 +60,13 @@ class ToolBox(QWidget):
         column.addLayout(grid)
         column.addWidget(self.hint)
 
-    def show_tool(self, tool: Tool) -> None:
-        """Which one is in use."""
+    def show_tool(self, tool: Tool, class_name: str | None = None) -> None:
+        """Which one is in use, and the class of what it makes."""
         self._buttons[tool].setChecked(True)
-        self.hint.setText(TOOLS[tool].hint)
+        hint = TOOLS[tool].hint
+        if tool in (Tool.ADD, Tool.PAINT):
+            hint += f" Class: {class_name or UNKNOWN_TEXT}."
+        self.hint.setText(hint)
 
     def button(self, tool: Tool) -> QPushButton:
         """The button of a tool."""
@@ -118,6 +121,9 @@ class ClassList(QWidget):
         button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         button.setCheckable(True)
         button.setAutoRaise(True)
+        button.setStyleSheet(
+            "QToolButton:checked { border: 1px solid #5a8fd6; font-weight: bold; }"
+        )
         button.setToolTip(f"Selected and next cells are {words}" + (f"; key {key}" if key else ""))
         button.clicked.connect(lambda _=False, n=name: self.chosen.emit(n))
         return button

@@ -22,7 +22,7 @@ from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import AnnotationError, CellDETRError
 from napari_celldetr.core.progress import Job, TileEvent, drain
 from napari_celldetr.core.regions import Region
-from napari_celldetr.gui import pauses
+from napari_celldetr.gui import collector
 from napari_celldetr.gui.coverage import Coverage
 from napari_celldetr.gui.detect_job import Earlier, SlideFrame
 from napari_celldetr.gui.keeping import Kept, Result, close_kept, open_job, save_job
@@ -40,6 +40,8 @@ from napari_celldetr.pipeline.project_record import SlideRecord
 from napari_celldetr.pipeline.reapply import Conflict, seen_in_areas
 from napari_celldetr.pipeline.self_check import Finding, check_cells
 
+LOOK_MS = 3_000
+"""Where one looks is written down this long after the camera has come to rest."""
 REST_MS = 150
 """The camera has come to rest after this."""
 NEARBY, FEW_NEARBY = 8, 5
@@ -96,7 +98,7 @@ class SlideSession(QObject):
         self.frame = Frame.of_layer(layer)
         self.size: tuple[int, int] = source_of_layer(layer, mpp=self.frame.mpp).size
         self.bounds: Region | None = layer.metadata.get(BOUNDS_KEY)
-        self.cells = CellTable((), cell_ids)
+        self._now = _CellsNow(CellTable((), cell_ids))
         self.overlay: Overlay | None = None
         self.selected: Rows = NO_ROWS
         self.conflicts: tuple[Conflict, ...] = ()
@@ -124,13 +126,26 @@ class SlideSession(QObject):
         self._rest.setSingleShot(True)
         self._rest.setInterval(REST_MS)
         self._rest.timeout.connect(self._on_rest)
+        self._look = QTimer(self)
+        self._look.setSingleShot(True)
+        self._look.setInterval(LOOK_MS)
+        self._look.timeout.connect(self._keep_view)
+
+    @property
+    def cells(self) -> CellTable:
+        """All cells, with what people said of them."""
+        return self._now.cells
+
+    @cells.setter
+    def cells(self, table: CellTable) -> None:
+        self._now.cells = table
 
     def join(self, user: object) -> None:
         """A dock works with it from now on; the first one opens the slide's record."""
         first = not self.users
         self.users.add(id(user))
         if first:
-            pauses.begin(self)
+            collector.begin(self)
             self._listen(True)
             self._open()
 
@@ -155,13 +170,19 @@ class SlideSession(QObject):
     def _listen(self, follow: bool) -> None:
         events = self.viewer.layers.events.removed
         camera = camera_of(self.viewer).events
-        for signal, call in (
+        signals = [
             (events, self._on_removed),
             (camera.center, self._on_camera),
             (camera.zoom, self._on_camera),
-        ):
+        ]
+        canvas = getattr(self.viewer, "canvas", None)
+        if canvas is not None:
+            # A larger window shows more of the slide.
+            signals.append((canvas.events.size, self._on_canvas))
+        for signal, call in signals:
             signal.connect(call) if follow else signal.disconnect(call)
         self._rest.stop()
+        self._look.stop()
         if self.overlay is not None:
             self.overlay.listen(follow)
 
@@ -270,7 +291,7 @@ class SlideSession(QObject):
 
     def _shut(self) -> None:
         """Let go of the record: what is not on disk yet is written first."""
-        pauses.end(self)
+        collector.end(self)
         self._opener.abandon()
         writer, record = self._journal, self._record
         self._journal = self._record = None
@@ -340,17 +361,15 @@ class SlideSession(QObject):
         """What a run's result is joined with; `seen` as it was before the run began."""
         return Earlier(
             claims=self._merged,
-            annotations=self.annotations_now,
+            # Without the session: a job's thread must not be the last to let go of it.
+            annotations=self._now.annotations,
             seen=seen,
             threshold=self.cells.threshold,
         )
 
     def annotations_now(self) -> Annotations:
-        """A copy of all that people said; may be called from a job's thread."""
-        said, copy = self.cells.annotations, Annotations(self.cells.class_names)
-        copy.cells = said.cells.copy()
-        copy.areas = said.areas.copy()
-        return copy
+        """A copy of all that people said."""
+        return self._now.annotations()
 
     def add_tile(self, event: TileEvent, *, within: Region | None = None) -> None:
         """A finished tile of the run that goes on in the region `within`."""
@@ -372,8 +391,6 @@ class SlideSession(QObject):
         self.cells_changed.emit()
         if keep:
             self._keep()
-            # The first run has loaded torch and a model.
-            pauses.set_aside()
 
     def check_cells(self, card: Any) -> None:
         """See whether the nuclei found so far go with the pixel size (`findings`)."""
@@ -590,9 +607,13 @@ class SlideSession(QObject):
         self._moved = True
         self._rest.start()
 
+    def _on_canvas(self, event: Any = None) -> None:
+        self._rest.start()
+
     def _on_rest(self) -> None:
         self.refresh()
         self.view_changed.emit()
+        self._look.start()
 
     def refresh(self) -> None:
         """Draw what is in view now."""
@@ -618,6 +639,20 @@ class SlideSession(QObject):
     def write(self, path: str | Path) -> int:
         """Export the cells as they stand; how many. `ExportError` when it cannot be done."""
         return drain(self.writing(path)).cells
+
+
+class _CellsNow:
+    """The table that a session has at the moment; jobs may ask it from their threads."""
+
+    def __init__(self, cells: CellTable) -> None:
+        self.cells = cells
+
+    def annotations(self) -> Annotations:
+        """A copy of all that people said."""
+        said, copy = self.cells.annotations, Annotations(self.cells.class_names)
+        copy.cells = said.cells.copy()
+        copy.areas = said.areas.copy()
+        return copy
 
 
 class _Held:

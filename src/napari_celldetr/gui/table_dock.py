@@ -35,6 +35,13 @@ CHOICES = (
 MOST_SELECTED = 20_000
 """A longer selection is made with the lasso, not row by row."""
 EMPTY_TEXT = "No cells. Find them with Detect cells."
+NONE_TEXT = {
+    VIEW: "No cells are on the screen.",
+    SELECTED: "No cell is selected.",
+    CORRECTED: "Nothing was corrected.",
+}
+HEADINGS = {"class_probability": "Model's certainty of class", "dab_share": "DAB share"}
+"""Measured columns as people say them; others are shown by their names."""
 
 
 class CellModel(QAbstractTableModel):
@@ -89,7 +96,7 @@ class CellModel(QAbstractTableModel):
         """Headers of the columns."""
         unit = "µm" if self.session.frame.mpp is not None else "px"
         place = [f"x {unit}", f"y {unit}", f"width {unit}", f"height {unit}"]
-        return ["Class", "Score", "Status", *place, *self._measured]
+        return ["Class", "Score", "Status", *place, *(HEADINGS.get(n, n) for n in self._measured)]
 
     def show(self, rows: Rows) -> None:
         """Show other cells, in the order that was chosen."""
@@ -123,7 +130,12 @@ class CellModel(QAbstractTableModel):
         if column in (5, 6):
             side = column - 5
             return np.asarray((boxes[:, side + 2] - boxes[:, side]) * scale[side])
-        return np.asarray(cells.measured_column(self._measured[column - 7], rows))
+        name = self._measured[column - 7]
+        values = np.asarray(cells.measured_column(name, rows))
+        if name == "class_probability":
+            # It is of the class that the model gave.
+            values = np.where(cells.status[rows] == Status.RECLASSED, np.nan, values)
+        return values
 
     def _text(self, column: int, rows: Rows) -> str:
         cells = self.session.cells
@@ -141,6 +153,8 @@ class CellModel(QAbstractTableModel):
 
 class TableDock(Dock):
     """The dock widget: which cells, the table, and how many."""
+
+    is_wide = True
 
     def __init__(
         self, napari_viewer: Any, *, layer: Any = None, parent: QWidget | None = None
@@ -231,8 +245,11 @@ class TableDock(Dock):
             return np.zeros(0, np.int64) if view is None else np.sort(cells.rows_in(view))
         if which == SELECTED:
             return session.selected[cells.kept[session.selected]]
-        kept = np.flatnonzero(cells.kept)
-        return kept[SAID[cells.status[kept]]] if which == CORRECTED else kept
+        if which == CORRECTED:
+            return np.flatnonzero(
+                (cells.kept & SAID[cells.status]) | (cells.status == Status.DELETED)
+            )
+        return np.flatnonzero(cells.kept)
 
     def renew(self) -> None:
         """List the cells as they are now."""
@@ -246,7 +263,13 @@ class TableDock(Dock):
         finally:
             self._ours = False
         many = len(model.rows)
-        self.count_label.setText(f"{many:,} cells" if many else EMPTY_TEXT)
+        none = (
+            NONE_TEXT.get(self.which.currentData(), EMPTY_TEXT)
+            if len(session.cells)
+            else EMPTY_TEXT
+        )
+        words = "1 cell" if many == 1 else f"{many:,} cells"
+        self.count_label.setText(words if many else none)
 
     def _on_heading(self, column: int) -> None:
         if self.model is None:
@@ -270,7 +293,7 @@ class TableDock(Dock):
         places = np.concatenate(picked)[:MOST_SELECTED] if picked else np.zeros(0, np.int64)
         rows = model.rows[places.astype(np.int64)]
         self._ours = True
-        session.select(rows)
+        session.select(rows[session.cells.kept[rows]])
         self._ours = False
         if len(rows) == 1:
             session.show_box(session.cells.boxes[rows[0]].tolist())

@@ -178,6 +178,16 @@ class Tools:
     # Being on the canvas ----------------------------------------------------------------
 
     @property
+    def attached(self) -> bool:
+        """Whether clicks and keys have a layer that takes them."""
+        return self._layer is not None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is the present layer that takes them."""
+        return self._layer is self.layer
+
+    @property
     def layer(self) -> Any | None:
         """The layer that takes clicks and keys while it is the active one."""
         overlay = self.session.overlay
@@ -269,7 +279,9 @@ class Tools:
             self.reject()
             box = np.array([proposal.box], np.float32)
             score = np.array([proposal.score], np.float32)
-            self._do(lambda: add(self.session.cells, box, proposal.class_name, scores=score))
+            rows = self._do(lambda: add(self.session.cells, box, proposal.class_name, scores=score))
+            if len(rows):
+                self.session.select(rows[-1:])
         elif len(self.session.selected):
             self._do(lambda: confirm(self.session.cells, self.session.selected))
 
@@ -295,11 +307,11 @@ class Tools:
 
     def undo(self) -> None:
         """Take the last edit back."""
-        self._turn(self.session.undo, "Undone")
+        self._turn(self.session.undo, "Undo")
 
     def redo(self) -> None:
         """Bring the last undone edit back."""
-        self._turn(self.session.redo, "Done again")
+        self._turn(self.session.redo, "Redo")
 
     def _turn(self, call: Callable[[], str | None], words: str) -> None:
         try:
@@ -307,7 +319,8 @@ class Tools:
         except AnnotationError as error:
             self.tell(str(error))
             return
-        self.tell(f"{words}: {what}." if what else "There is nothing more.")
+        nothing = f"There is nothing to {words.lower()}."
+        self.tell(f"{words}: {what}." if what else nothing)
 
     def _do(self, make: Callable[[], Any]) -> Rows:
         try:
@@ -474,6 +487,8 @@ class Tools:
         def step(ends: bool) -> None:
             if ends and not self._moved(path):
                 self.reject()
+                # A key is meant for the answer now, not for a cell selected before.
+                self.session.select(NO_ROWS)
                 self.ask(path[0])
 
         return step

@@ -101,7 +101,8 @@ _RUNNING: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref
 
 
 @atexit.register
-def _stop_all() -> None:
+def stop_all() -> None:
+    """Stop every job and wait for it."""
     # A daemon thread inside torch while the interpreter goes down can crash the process.
     running = [(thread, stop) for thread, stop in _RUNNING.items() if thread.is_alive()]
     for _, stop in running:

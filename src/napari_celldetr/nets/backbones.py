@@ -75,6 +75,14 @@ class Backbone(nn.Module):
 
 
 def _create(name: str, **options: Any) -> nn.Module:
+    if not timm.is_model(name):
+        # timm takes other names as places to download from.
+        raise ModelError(
+            f"No backbone {name!r}.",
+            expected="a model that comes with timm",
+            found="another name",
+            remedy="see timm.list_models()",
+        )
     try:
         return timm.create_model(
             name, features_only=True, pretrained=False, **_EXTRA.get(name, {}), **options

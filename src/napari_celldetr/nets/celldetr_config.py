@@ -48,7 +48,7 @@ class OverviewConfig:
     backbone, fold_norm, pyramid_size, class_stride
         As in `CellDETRConfig`; the stride is in px of the reduced image.
     scale : int
-        How many px of the image make one px of the reduced image, along each side.
+        How many px of the image make one px of the reduced image, along each side: 2, 4 or 8.
     weight : float
         Share of the overview in the final class, 0..1.
     """
@@ -62,13 +62,17 @@ class OverviewConfig:
 
     def __post_init__(self) -> None:
         whole = {"pyramid_size": (4, 1024), "class_stride": (2, 32), "scale": (2, 8)}
+        powers = {"class_stride": (2, 4, 8, 16, 32), "scale": (2, 4, 8)}
         wrong = [
             f"{name} = {getattr(self, name)!r:.80}"
             for name, (low, high) in whole.items()
             if type(getattr(self, name)) is not int or not low <= getattr(self, name) <= high
         ]
-        if self.class_stride not in (2, 4, 8, 16, 32):
-            wrong.append(f"class_stride = {self.class_stride!r:.80} (a power of 2)")
+        wrong += [
+            f"{name} = {getattr(self, name)!r:.80} (a power of 2)"
+            for name, known in powers.items()
+            if getattr(self, name) not in known
+        ]
         if not isinstance(self.backbone, str) or not isinstance(self.fold_norm, bool):
             wrong.append("backbone or fold_norm of the wrong type")
         if not isinstance(self.weight, int | float) or not 0 <= self.weight <= 1:

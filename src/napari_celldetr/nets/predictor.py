@@ -31,6 +31,7 @@ from napari_celldetr.nets.asking import (
 )
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CROWDED, CellDETR, Detected, Encoded, HeatmapQueries
+from napari_celldetr.nets.overview import COARSEST
 from napari_celldetr.nets.slots import clamp_boxes
 from napari_celldetr.nets.windows import predict_windows
 
@@ -224,7 +225,9 @@ class CellDETRPredictor:
         image = torch.from_numpy(np.array(tiles)).to(self._device)
         image = image.permute(0, 3, 1, 2).float()
         image = (image - self._mean) / self._std
-        down, right = (-image.shape[-2] % _MULTIPLE, -image.shape[-1] % _MULTIPLE)
+        overview = self._model.config.overview
+        multiple = max(_MULTIPLE, COARSEST * overview.scale if overview else 1)
+        down, right = (-image.shape[-2] % multiple, -image.shape[-1] % multiple)
         if down or right:
             image = F.pad(image, (0, right, 0, down), mode="replicate")
         return image.contiguous(memory_format=torch.channels_last)

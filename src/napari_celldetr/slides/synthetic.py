@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import tifffile
@@ -351,6 +352,8 @@ def write_pyramid(
         options["compressionargs"] = {"level": 90}
     axes = {"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
     units = {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    # A random one would make another file of the same slide.
+    units["UUID"] = str(uuid5(NAMESPACE_URL, f"napari-celldetr:generated:{size}:{mpp}"))
     with (
         tempfile.TemporaryDirectory() as folder,
         tifffile.TiffWriter(path, ome=True, bigtiff=size[0] * size[1] > 2**29) as writer,

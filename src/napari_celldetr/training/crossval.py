@@ -143,12 +143,16 @@ def crossvalidate(config: CrossvalidateConfig) -> Job[CrossReport]:
     wanted = _wanted(config.only, len(folds))
     out = Path(config.output)
     found: dict[str, list[HeldOutField]] = {}
-    for number in wanted:
-        folder = out / f"{config.by}-{number}"
-        plan = _fold_config(config, folder, folds[number - 1])
+    plans = {n: _fold_config(config, out / f"{config.by}-{n}", folds[n - 1]) for n in wanted}
+    if config.overview_from:
+        # Before hours of training.
+        for plan in plans.values():
+            _overview(config, plan)
+    for number, plan in plans.items():
+        folder = Path(plan.output)
         if not _is_trained(folder / MODEL, plan):
             yield from _renamed(train(plan), f"fold {number} of {len(folds)}")
-        model = _joined(config, folder, plan) if config.overview_from else folder / MODEL
+        model = _joined(config, plan) if config.overview_from else folder / MODEL
         for (spec, members), name in zip(sets.items(), set_names(sets), strict=True):
             held = [f for f in members if f.group in folds[number - 1]]
             if held:
@@ -282,30 +286,38 @@ def _is_trained(folder: Path, plan: TrainConfig) -> bool:
     return all(training.get(k) == v for k, v in ours.items() if k not in free)
 
 
-def _joined(config: CrossvalidateConfig, folder: Path, plan: TrainConfig) -> Path:
-    """The fold's network joined with the other cross-validation's network of the same fold."""
-    coarse = Path(config.overview_from) / folder.name / MODEL
-    if not (coarse / "card.json").is_file():
+def _overview(config: CrossvalidateConfig, plan: TrainConfig) -> Path:
+    """The other cross-validation's network of the same fold; `ConfigError` when it is none."""
+    fold = Path(plan.output).name
+    folder = Path(config.overview_from) / fold / MODEL
+    if not (folder / "card.json").is_file():
         raise ConfigError(
-            f"There is no overview for {folder.name}.",
-            expected=f"a finished fold in {coarse.parent}",
+            f"There is no overview for {fold}.",
+            expected=f"a finished fold in {folder.parent}",
             found="none",
             remedy="run the cross-validation of the overviews first",
         )
-    other = read_card(coarse)
-    if other.training.get("hold_out") != plan.hold_out:
+    said = read_card(folder).training
+    # Whatever else it was trained with, it must not know who is held out here.
+    other = [k for k in ("hold_out", "data", "split", "init") if said.get(k) != getattr(plan, k)]
+    if other:
         raise ConfigError(
-            f"The overview for {folder.name} was trained on other groups.",
-            expected=f"one that left out {plan.hold_out}",
-            found=f"one that left out {other.training.get('hold_out')}",
+            f"The overview for {fold} was trained on other groups or fields.",
+            expected="; ".join(f"{k} {getattr(plan, k)!r}" for k in other),
+            found="; ".join(f"{k} {said.get(k)!r}" for k in other),
             remedy="cross-validate both over the same data",
         )
+    return folder
+
+
+def _joined(config: CrossvalidateConfig, plan: TrainConfig) -> Path:
+    """The fold's network joined with its overview, anew where one of them is another."""
+    coarse, folder = _overview(config, plan), Path(plan.output)
     made = folder / JOINED
-    fine = read_card(folder / MODEL).weights_sha256
+    parts = tuple(read_card(p).weights_sha256 for p in (folder / MODEL, coarse))
     if (made / "card.json").is_file():
         card = read_card(made)
-        said = card.training.get("overview", {}).get("weights_sha256")
-        if (card.parent, said) == (fine, other.weights_sha256):
+        if (card.parent, card.training.get("overview", {}).get("weights_sha256")) == parts:
             return made
         (made / "card.json").unlink()
     join(folder / MODEL, coarse, made)

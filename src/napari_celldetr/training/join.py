@@ -13,9 +13,10 @@ from napari_celldetr.core.errors import ModelError
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CellDETR
 from napari_celldetr.nets.celldetr_config import OverviewConfig
-from napari_celldetr.nets.overview import Overview
+from napari_celldetr.nets.overview import COARSEST, Overview
 from napari_celldetr.nets.registry import CARD, load_network, save_model
 
+SCALES = (2, 4, 8)
 WEIGHT = 0.5
 """Share of the overview in the classes: two opinions, one voice each."""
 _TOLERANCE = 0.02
@@ -30,8 +31,8 @@ def join(
     ----------
     fine, coarse : str or path
         Names or folders. Both are CellDETR networks with the same classes and input statistics;
-        `coarse` has a heatmap (the architectures ``small`` and ``dense``) and works at a whole
-        multiple of the µm/px of `fine`. Of it, backbone, pyramid and class map are taken.
+        `coarse` has a heatmap (the architectures ``small`` and ``dense``) and works at 2, 4 or
+        8 times the µm/px of `fine`. Of it, backbone, pyramid and class map are taken.
     output : str or path
         Folder of the new model, named after it.
     weight : float
@@ -106,8 +107,18 @@ def _celldetr(model: str | Path) -> tuple[CellDETR, ModelCard]:
 def _scale(first: CellDETR, card: ModelCard, second: CellDETR, other: ModelCard) -> int:
     if second.config.query_source != "heatmap":
         raise _unsuited(other, "a network with a dense class map", second.config.query_source)
-    if first.config.overview is not None:
-        raise _unsuited(card, "a network without an overview", "one that has one")
+    for network, own in ((first, card), (second, other)):
+        if network.config.overview is not None:
+            raise _unsuited(own, "a network without an overview", "one that has one")
+    if first.config.class_target != "matched":
+        raise _unsuited(card, "classes of cells alone (class_target 'matched')", "'all'")
+    levels = [s for s in _doubled(second.config.class_stride) if s in second.encoder.strides]
+    if second.config.class_stride <= second.config.heat_stride or levels != _doubled(levels[0]):
+        raise _unsuited(
+            other,
+            "a class map coarser than the heatmap, and all strides from there to 32",
+            f"class map at {second.config.class_stride}, strides {second.encoder.strides}",
+        )
     if card.class_names != other.class_names:
         names = ", ".join(card.class_names)
         raise _unsuited(other, f"the classes {names}", ", ".join(other.class_names))
@@ -115,13 +126,14 @@ def _scale(first: CellDETR, card: ModelCard, second: CellDETR, other: ModelCard)
         raise _unsuited(other, f"input statistics {card.mean}, {card.std}", str(other.mean))
     ratio = other.mpp / card.mpp
     scale = round(ratio)
-    if scale < 2 or abs(ratio / scale - 1) > _TOLERANCE:
-        raise _unsuited(
-            other,
-            f"a whole multiple, at least 2, of {card.mpp:g} µm/px",
-            f"{other.mpp:g} µm/px",
-        )
+    if scale not in SCALES or abs(ratio / scale - 1) > _TOLERANCE:
+        times = " or ".join(f"{s * card.mpp:g}" for s in SCALES)
+        raise _unsuited(other, f"{times} µm/px: 2, 4 or 8 times the other's", f"{other.mpp:g}")
     return scale
+
+
+def _doubled(stride: int) -> list[int]:
+    return [s for s in (2, 4, 8, 16, COARSEST) if s >= stride]
 
 
 def _taken(coarse: CellDETR, overview: Overview) -> dict[str, Any]:

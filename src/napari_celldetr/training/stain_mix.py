@@ -30,7 +30,7 @@ from napari_celldetr.slides.stain import (
 from napari_celldetr.training.augment_settings import Augmentation
 from napari_celldetr.training.colour import density_planes, mix_planes, planes_to_rgb
 from napari_celldetr.training.pools import Pool
-from napari_celldetr.training.restain import nucleus_radius_px, restain_to_hdab
+from napari_celldetr.training.restain import nucleus_radius_px, random_marker, restain_to_hdab
 
 Kind = Literal["macenko", "reinhard"]
 
@@ -216,7 +216,9 @@ def _measure(pool: Pool, index: int, rng: np.random.Generator) -> StainStatistic
     if not pool.spec.restain:
         return measure_stain(field.image[::_STEP, ::_STEP])
     radius = nucleus_radius_px(field.mpp)
-    image, _ = restain_to_hdab(field.image, rng, points=field.points, radius_px=radius)
+    image, _ = restain_to_hdab(
+        field.image, rng, points=field.points, radius_px=radius, marker=random_marker(rng)
+    )
     return measure_stain(image[::_STEP, ::_STEP], H_DAB)
 
 

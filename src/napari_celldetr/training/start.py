@@ -169,7 +169,7 @@ def _moded(settings: Any, config: RunConfig) -> Any:
         return settings
     if config.freeze == "all_but_classifier" and hasattr(settings, "dense_class_weight"):
         # The probed layer alone says what a cell is.
-        settings = replace(settings, dense_class_weight=0.0)
+        settings = replace(settings, dense_class_weight=0.0, overview=None)
     if config.mode is not None:
         settings = replace(settings, mode=config.mode)
     if config.boxes != "true" and settings.mode != "parallel":
@@ -201,16 +201,14 @@ def freeze(model: nn.Module, config: TrainConfig) -> None:
     """Fix the parts that keep their weights: no gradients, no dropout, no running statistics."""
     architecture = ARCHITECTURES[config.architecture]
     for name, parameter in model.named_parameters():
-        if name.startswith(OVERVIEW):
-            parameter.requires_grad_(False)
-    if config.freeze == "none":
-        return
-    for name, parameter in model.named_parameters():
+        fixed = name.startswith(OVERVIEW)
         if config.freeze == "backbone":
-            fixed = name.startswith(architecture.backbone)
-        else:
+            fixed = fixed or name.startswith(architecture.backbone)
+        elif config.freeze == "all_but_classifier":
             fixed = not name.startswith(architecture.classifier)
         parameter.requires_grad_(not fixed)
+    if config.freeze == "none":
+        return
     for name, module in model.named_modules():
         if config.freeze == "all_but_classifier" or name.startswith(architecture.backbone):
             module.eval()
