@@ -66,7 +66,7 @@ def _cross(found: dict[str, Any]) -> str:
         "on the other folds. Brackets are 95 % intervals, bootstrapped over fields; each training "
         "was run with one seed. What another seed changes is not in the intervals (earlier trials "
         "of the dense network: about .002 in detection, .015 in the class mean). All methods get "
-        "the same fields, eight crops of 256 px a step and the same weights to start from; a crop at "
+        "the same fields, eight crops of 256 px a step and the same first weights; a crop at "
         "0.25 µm/px shows a quarter of the tissue of one at 0.5. The recipe was chosen while "
         "looking at sites A7 and A8 and at the first fold by patient; the site AC and the "
         "other folds were run once, at the end.\n\n"
