@@ -1,7 +1,7 @@
 """Measure how accurate the models are, and write `docs/accuracy.md`.
 
     python tools/accuracy DATA [--studies cross,few,…] [--render]
-    python tools/accuracy DATA --train dense:site celldetr-he:group:1,3
+    python tools/accuracy DATA --train dense:site celldetr-he-hr:group:1,3
 
 DATA is a folder with the data sets named in `methods.py`. Trainings are kept in `--runs`: the
 command goes on where it was, and what is finished is read back. Everything together takes many
