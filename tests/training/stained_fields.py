@@ -55,6 +55,6 @@ def he_field(
     )
 
 
-def pool(fields, *, weight: float = 1.0, restain: bool = False) -> Pool:
+def pool(fields, *, weight: float = 1.0, restain: bool | str = False) -> Pool:
     """A pool of these fields."""
     return Pool(DataSpec("points", Path("made"), 0.5, weight, restain), tuple(fields))

@@ -19,6 +19,7 @@ from napari_celldetr.training.specs import DataSpec, parse_data
         ("points:a/b@0.25", DataSpec("points", Path("a/b"), 0.25, 1.0)),
         ("instances:a*0.3", DataSpec("instances", Path("a"), 0.5, 0.3)),
         ("instances:a@0.25*2+dab", DataSpec("instances", Path("a"), 0.25, 2.0, True)),
+        ("instances:a@0.25*2+dab-any", DataSpec("instances", Path("a"), 0.25, 2.0, "any")),
         ("points:../shared/x_y-z@1", DataSpec("points", Path("../shared/x_y-z"), 1.0, 1.0)),
         ("points:C:/data@0.5", DataSpec("points", Path("C:/data"), 0.5, 1.0)),
     ],

@@ -84,8 +84,9 @@ class CropMaker:
         if pool.spec.restain:
             # Nuclei are as large as the crop shows them.
             radius = nucleus_radius_px(field.mpp) * crop.scale
+            marker = random_marker(rng) if pool.spec.restain == "any" else "nucleus"
             image, _ = restain_to_hdab(
-                image, rng, points=crop.points, radius_px=radius, marker=random_marker(rng)
+                image, rng, points=crop.points, radius_px=radius, marker=marker
             )
         change = None
         if self.bank is not None:

@@ -8,6 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from napari_celldetr.core.errors import ConfigError
 
@@ -68,14 +69,15 @@ class DataSpec:
     """One data set: `kind` (one of `KINDS`), folder, µm/px and share in sampling.
 
     `mpp` is None where the set's own files say it. `restain` shows H&E fields as haematoxylin
-    and DAB. `options` are pairs of name and value; `balanced` leaves the share to the set's size.
+    and DAB: True with a nuclear marker, ``any`` with one of nuclei, membranes or cytoplasm.
+    `options` are pairs of name and value; `balanced` leaves the share to the set's size.
     """
 
     kind: str
     folder: Path
     mpp: float | None
     weight: float
-    restain: bool = False
+    restain: bool | Literal["any"] = False
     options: tuple[tuple[str, str], ...] = ()
     balanced: bool = False
 
@@ -117,7 +119,8 @@ def _parse_one(word: str, before: str) -> DataSpec:
     # A folder may have a question mark in its name: options start with one and a name.
     found = re.fullmatch(r"(?s)(.*?)(?:\?([a-z]+=.*))?", word)
     head, listed = (found.group(1), found.group(2)) if found else (word, None)
-    plain = head.removesuffix("+dab")
+    plain = head.removesuffix("+dab-any").removesuffix("+dab")
+    restain: bool | Literal["any"] = "any" if head.endswith("+dab-any") else plain != head
     kind, colon, rest = plain.partition(":")
     body, _, weight = rest.rpartition("*") if "*" in rest else (rest, "", "1")
     folder, at, mpp = body.rpartition("@") if "@" in body else (body, "", "")
@@ -148,7 +151,7 @@ def _parse_one(word: str, before: str) -> DataSpec:
             "give the µm/px of the images; scanners have 0.2 to 0.6",
         )
     options = _options(kind, listed, word) if listed else ()
-    return DataSpec(kind, Path(folder), scale, share, plain != head, options, balanced)
+    return DataSpec(kind, Path(folder), scale, share, restain, options, balanced)
 
 
 def _no_kind(word: str, kind: str, before: str) -> ConfigError:

@@ -216,8 +216,9 @@ def _measure(pool: Pool, index: int, rng: np.random.Generator) -> StainStatistic
     if not pool.spec.restain:
         return measure_stain(field.image[::_STEP, ::_STEP])
     radius = nucleus_radius_px(field.mpp)
+    marker = random_marker(rng) if pool.spec.restain == "any" else "nucleus"
     image, _ = restain_to_hdab(
-        field.image, rng, points=field.points, radius_px=radius, marker=random_marker(rng)
+        field.image, rng, points=field.points, radius_px=radius, marker=marker
     )
     return measure_stain(image[::_STEP, ::_STEP], H_DAB)
 
