@@ -16,7 +16,7 @@ from typing import Any
 
 from qtpy.QtCore import QCoreApplication, QTimer
 
-TURN_MS = 500
+TURN_MS = 100
 MOST_AT_ONCE = 50_000
 """More new objects than this, as an import of torch makes, are set aside, not walked through."""
 THREADS = "celldetr"
