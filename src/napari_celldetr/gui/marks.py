@@ -18,7 +18,7 @@ SELECTED = (1.0, 0.92, 0.0, 1.0)
 GONE = (0.1, 0.1, 0.1, 0.9)
 WHITE = (1.0, 1.0, 1.0, 1.0)
 CLEAR = (0.0, 0.0, 0.0, 0.0)
-MARK_SIZE, CORNER_SIZE = 0.62, 0.3
+MARK_SIZE, CORNER_SIZE = 0.62, 0.5
 """Of a usual nucleus: marks on dots, and at the corners of boxes, which leave the nucleus free."""
 RING_SIZE = 1.3
 MARK_RIM, RING_RIM = 0.16, 0.07
