@@ -284,19 +284,20 @@ def test_tiles_that_cannot_be_reduced_are_refused(pair: tuple[Path, Path], tmp_p
         network.overview_at(encoded, torch.rand(1, 2, 4))
 
 
+SHORT = {
+    "steps": 2,
+    "batch": 1,
+    "crop": 64,
+    "warmup": 1,
+    "workers": 0,
+    "device": "cpu",
+    "precision": "float32",
+}
+
+
 def tiny_training(root: Path, **changes: object) -> TrainConfig:
-    base = TrainConfig(
-        data=f"points:{root / 'points'}",
-        output=str(root / "run"),
-        steps=2,
-        batch=1,
-        crop=64,
-        warmup=1,
-        workers=0,
-        device="cpu",
-        precision="float32",
-    )
-    return replace(base, **changes)
+    values = {"data": f"points:{root / 'points'}", "output": str(root / "run"), **SHORT}
+    return TrainConfig(**(values | changes))
 
 
 def test_training_goes_on_around_the_overview(tmp_path: Path) -> None:
@@ -345,16 +346,5 @@ def test_cross_validation_of_joined_networks(tmp_path: Path) -> None:
 
 
 def crossing(root: Path, name: str, **changes: object) -> CrossvalidateConfig:
-    base = CrossvalidateConfig(
-        data=f"points:{root / 'points'}",
-        output=str(root / name),
-        steps=2,
-        batch=1,
-        crop=64,
-        warmup=1,
-        workers=0,
-        device="cpu",
-        precision="float32",
-        folds=2,
-    )
-    return replace(base, **changes)
+    values = {"data": f"points:{root / 'points'}", "output": str(root / name), **SHORT}
+    return CrossvalidateConfig(**(values | {"folds": 2} | changes))

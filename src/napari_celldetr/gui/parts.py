@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
@@ -167,7 +167,7 @@ def stem_of(name: str) -> str:
     return kept or "slide"
 
 
-def single_shot(parent: QWidget, interval_ms: int, call: Any) -> QTimer:
+def single_shot(parent: QObject, interval_ms: int, call: Any) -> QTimer:
     """A timer that calls once after it was last started."""
     timer = QTimer(parent)
     timer.setSingleShot(True)

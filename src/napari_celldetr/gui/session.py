@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from napari.utils.notifications import show_error
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from napari_celldetr.core.annotations import Annotations, CorrectedCells, Edit
 from napari_celldetr.core.cell_table import CellTable
@@ -30,6 +30,7 @@ from napari_celldetr.gui.keeping import close as shut
 from napari_celldetr.gui.layers import BOUNDS_KEY, Frame
 from napari_celldetr.gui.overlay import NO_ROWS, Overlay, camera_of, view_of
 from napari_celldetr.gui.panel import JobRunner
+from napari_celldetr.gui.parts import single_shot
 from napari_celldetr.gui.prepared import Prepared
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.pipeline.cell_ids import cell_ids
@@ -122,14 +123,8 @@ class SlideSession(QObject):
         self._journal: Any = None
         self._done: list[Edit] = []
         self._undone: list[Edit] = []
-        self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(REST_MS)
-        self._rest.timeout.connect(self._on_rest)
-        self._look = QTimer(self)
-        self._look.setSingleShot(True)
-        self._look.setInterval(LOOK_MS)
-        self._look.timeout.connect(self._keep_view)
+        self._rest = single_shot(self, REST_MS, self._on_rest)
+        self._look = single_shot(self, LOOK_MS, self._keep_view)
 
     @property
     def cells(self) -> CellTable:

@@ -19,6 +19,9 @@ NUCLEUS_UM = 6.0
 FINE_MPP = 0.35
 """At this µm/px and below `CellDETRConfig.small` reads coarser levels of its backbone."""
 
+OVERVIEW_SCALES = (2, 4, 8)
+"""How much coarser than the image an overview may be."""
+
 _LIMITS = {
     "num_classes": (1, 1000),
     "extra_levels": (0, 4),
@@ -62,7 +65,7 @@ class OverviewConfig:
 
     def __post_init__(self) -> None:
         whole = {"pyramid_size": (4, 1024), "class_stride": (2, 32), "scale": (2, 8)}
-        powers = {"class_stride": (2, 4, 8, 16, 32), "scale": (2, 4, 8)}
+        powers = {"class_stride": (2, 4, 8, 16, 32), "scale": OVERVIEW_SCALES}
         wrong = [
             f"{name} = {getattr(self, name)!r:.80}"
             for name, (low, high) in whole.items()

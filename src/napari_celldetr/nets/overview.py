@@ -32,12 +32,8 @@ class Overview(nn.Module):
     def __init__(self, config: OverviewConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
-        strides = []
-        stride = config.class_stride
-        while stride <= COARSEST:
-            strides.append(stride)
-            stride *= 2
-        self.backbone = Backbone(config.backbone, tuple(strides), fold=config.fold_norm)
+        strides = strides_from(config.class_stride)
+        self.backbone = Backbone(config.backbone, strides, fold=config.fold_norm)
         self.pyramid = FeaturePyramid(
             self.backbone.channels, config.pyramid_size, light=False, finest_only=True
         )
@@ -59,6 +55,11 @@ class Overview(nn.Module):
         (features,) = self.pyramid(self.backbone(F.avg_pool2d(image, scale)))
         logits: Tensor = self.class_head(features).float()
         return logits
+
+
+def strides_from(finest: int) -> tuple[int, ...]:
+    """Strides of the pyramid whose finest level is `finest`, each twice the one before."""
+    return tuple(s for s in (2, 4, 8, 16, COARSEST) if s >= finest)
 
 
 def dense_head(size: int, out: int) -> nn.Sequential:

@@ -12,12 +12,11 @@ from napari_celldetr.core.calibration import Calibration
 from napari_celldetr.core.errors import ModelError
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CellDETR
-from napari_celldetr.nets.celldetr_config import OverviewConfig
-from napari_celldetr.nets.overview import COARSEST, Overview
+from napari_celldetr.nets.celldetr_config import OVERVIEW_SCALES, OverviewConfig
+from napari_celldetr.nets.overview import Overview, strides_from
 from napari_celldetr.nets.registry import CARD, load_network, save_model
 
-SCALES = (2, 4, 8)
-WEIGHT = 0.5
+WEIGHT = OverviewConfig.weight
 """Share of the overview in the classes: two opinions, one voice each."""
 _TOLERANCE = 0.02
 
@@ -112,8 +111,9 @@ def _scale(first: CellDETR, card: ModelCard, second: CellDETR, other: ModelCard)
             raise _unsuited(own, "a network without an overview", "one that has one")
     if first.config.class_target != "matched":
         raise _unsuited(card, "classes of cells alone (class_target 'matched')", "'all'")
-    levels = [s for s in _doubled(second.config.class_stride) if s in second.encoder.strides]
-    if second.config.class_stride <= second.config.heat_stride or levels != _doubled(levels[0]):
+    needed = set(strides_from(second.config.class_stride))
+    coarser = second.config.class_stride > second.config.heat_stride
+    if not coarser or not needed <= set(second.encoder.strides):
         raise _unsuited(
             other,
             "a class map coarser than the heatmap, and all strides from there to 32",
@@ -126,14 +126,10 @@ def _scale(first: CellDETR, card: ModelCard, second: CellDETR, other: ModelCard)
         raise _unsuited(other, f"input statistics {card.mean}, {card.std}", str(other.mean))
     ratio = other.mpp / card.mpp
     scale = round(ratio)
-    if scale not in SCALES or abs(ratio / scale - 1) > _TOLERANCE:
-        times = " or ".join(f"{s * card.mpp:g}" for s in SCALES)
+    if scale not in OVERVIEW_SCALES or abs(ratio / scale - 1) > _TOLERANCE:
+        times = " or ".join(f"{s * card.mpp:g}" for s in OVERVIEW_SCALES)
         raise _unsuited(other, f"{times} µm/px: 2, 4 or 8 times the other's", f"{other.mpp:g}")
     return scale
-
-
-def _doubled(stride: int) -> list[int]:
-    return [s for s in (2, 4, 8, 16, COARSEST) if s >= stride]
 
 
 def _taken(coarse: CellDETR, overview: Overview) -> dict[str, Any]:
