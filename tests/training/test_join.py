@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_sets import CLASSES, points_folder
+from tiny_sets import CLASSES, config, points_folder
 
 from napari_celldetr.cli import main
 from napari_celldetr.core.detections import Detections
@@ -19,7 +19,7 @@ from napari_celldetr.nets.celldetr import CellDETR
 from napari_celldetr.nets.celldetr_config import CellDETRConfig, OverviewConfig
 from napari_celldetr.nets.predictor import CellDETRPredictor
 from napari_celldetr.nets.registry import load_model, load_network, save_model
-from napari_celldetr.training.config import CrossvalidateConfig, TrainConfig
+from napari_celldetr.training.config import CrossvalidateConfig
 from napari_celldetr.training.crossval import crossvalidate
 from napari_celldetr.training.join import join
 from napari_celldetr.training.train import train
@@ -295,18 +295,13 @@ SHORT = {
 }
 
 
-def tiny_training(root: Path, **changes: object) -> TrainConfig:
-    values = {"data": f"points:{root / 'points'}", "output": str(root / "run"), **SHORT}
-    return TrainConfig(**(values | changes))
-
-
 def test_training_goes_on_around_the_overview(tmp_path: Path) -> None:
     points_folder(tmp_path / "points")
-    fine = drain(train(tiny_training(tmp_path, mpp=0.25, output=str(tmp_path / "a"))))
-    dense = tiny_training(tmp_path, architecture="dense", output=str(tmp_path / "b"))
+    fine = drain(train(config(tmp_path, mpp=0.25, output=str(tmp_path / "a"))))
+    dense = config(tmp_path, architecture="dense", output=str(tmp_path / "b"))
     coarse = drain(train(dense))
     join(fine, coarse, tmp_path / "both")
-    more = tiny_training(tmp_path, mpp=0.25, init=str(tmp_path / "both"), lr_heads=0.1)
+    more = config(tmp_path, mpp=0.25, init=str(tmp_path / "both"), lr_heads=0.1)
     after, _ = load_network(drain(train(more)))
     before, _ = load_network(tmp_path / "both")
     changed = {
