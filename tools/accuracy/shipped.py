@@ -141,7 +141,10 @@ def calibration(places: Places) -> dict[str, Any]:
         )
         report = drain(evaluate(config))
         kept = card.metrics.get("calibration", {})
-        found[card.name] = report.as_dict() | {"card_calibration": kept}
+        figures = report.as_dict() | {"card_calibration": kept}
+        # Where the data lie on this machine is no part of what was found.
+        del figures["config"]
+        found[card.name] = figures
     return found
 
 
