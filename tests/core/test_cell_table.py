@@ -317,6 +317,44 @@ def test_areas_come_and_go() -> None:
         unmark(table, name)
 
 
+def test_a_complete_area_confirms_what_is_shown_in_it() -> None:
+    table = filled(300)
+    area = Area(((100, 100), (900, 150), (500, 1200)))
+    inside = table.rows_within(area)
+    table.apply(delete(table, inside[:2]))
+    table.apply(relabel(table, inside[2:3], "c"), author="ada")
+    start = snapshot(table)
+    edit = mark(table, area)
+    assert edit.what == f"mark complete area, confirm {len(inside) - 3} cells"
+    table.apply(edit, author="bob")
+    assert set(table.status[inside[3:]]) == {Status.CONFIRMED}
+    assert set(table.status[inside[:2]]) == {Status.DELETED}
+    outside = np.setdiff1d(np.arange(len(table)), inside)
+    assert set(table.status[outside]) == {Status.CLAIMED}
+    table.threshold = 0.99
+    assert set(table.rows_within(area)) == set(inside[2:].tolist())
+    table.threshold = 0.5
+    table.apply(edit.reversed(), back=True)
+    assert snapshot(table) == start
+    assert not len(mark(table, Area(area.polygon, "region")))
+
+
+def test_a_copy_is_another_table() -> None:
+    table = filled(80)
+    table.apply(add(table, np.array([[5, 5, 9, 9]]), "new"))
+    table.apply(relabel(table, np.flatnonzero(table.kept)[:4], "c"), author="ada")
+    table.apply(mark(table, Area(((0, 0), (9, 0), (9, 9)))))
+    held, copy = snapshot(table), table.copy()
+    table.apply(delete(table, np.flatnonzero(table.kept)[:9]))
+    table.threshold = 0.9
+    table.replace(Claims.prepared(claims(20, seed=5), keys))
+    assert snapshot(table) != held
+    assert snapshot(copy) == held
+    assert len(copy.annotations.areas) == 1
+    copy.apply(delete(copy, np.flatnonzero(copy.kept)))
+    assert not copy.kept.any()
+
+
 def test_an_edit_leaves_out_what_it_does_not_change() -> None:
     table = filled(5, threshold=0.0)
     table.apply(confirm(table, np.array([0, 1])))

@@ -11,6 +11,8 @@ from viewer_fakes import FakeModels, slide_image
 from napari_celldetr.core.annotations import Status
 from napari_celldetr.core.errors import ExportError
 from napari_celldetr.core.regions import Region
+from napari_celldetr.gui import files
+from napari_celldetr.gui.files import HISTORY_FILTER
 from napari_celldetr.gui.overlay import camera_of
 from napari_celldetr.gui.review_dock import EMPTY_TEXT, HEAT_LAYER, ReviewDock
 from napari_celldetr.gui.review_jobs import SlideAsker
@@ -156,6 +158,108 @@ def test_asking_the_model_and_its_heat(review, qtbot, monkeypatch):
     )
     dock.heat_button.setChecked(False)
     assert HEAT_LAYER not in viewer.layers
+
+
+def test_a_picture_has_marks_but_no_selection(make_dock, run_whole, field_image, qtbot, tmp_path):
+    from PIL import Image
+
+    viewer, detect = make_dock(field_image, show=True)
+    run_whole(detect)
+    dock = ReviewDock(viewer, models=detect.models)
+    viewer.window.add_dock_widget(dock, name="Review cells")
+    session = dock.session
+    camera_of(viewer).zoom = 8.0
+    qtbot.wait(400)
+
+    def taken(name):
+        dock.save_picture(tmp_path / name)
+        with Image.open(tmp_path / name) as picture:
+            return np.asarray(picture)
+
+    plain = taken("plain.png")
+    rows = session.cells.rows_in(session.view())
+    assert len(rows) > 0
+    session.select(rows)
+    np.testing.assert_array_equal(taken("selected.png"), plain)
+    assert len(session.overlay.layer("marks").data) == len(rows)
+    dock.tools.accept()
+    assert (taken("confirmed.png") != plain).any()
+
+
+def test_the_history_is_exported_beside_the_cells(review, qtbot, tmp_path):
+    _, dock = review
+    qtbot.waitUntil(lambda: dock.session.state == "open", timeout=5000)
+    dock.session.select(np.array([0, 1, 2]))
+    dock.use_tool(Tool.SELECT)
+    dock.tools.delete()
+    dock.export_to(tmp_path / "said.history.csv")
+    qtbot.waitUntil(lambda: not dock.exporter.running, timeout=20_000)
+    assert dock.message.text() == "said.history.csv: 3 rows written."
+    lines = (tmp_path / "said.history.csv").read_text().splitlines()
+    assert len(lines) == 4
+    assert all(",claimed," in line and ",deleted," in line for line in lines[1:])
+
+
+def test_without_a_record_there_is_no_history(review, tmp_path, notes):
+    _, dock = review
+    dock.session._record = None
+    dock.export_to(tmp_path / "said.history.csv")
+    assert "history of these corrections is not kept" in notes[-1]
+    assert not dock.exporter.running
+    assert dock.export_button.isEnabled()
+    assert not list(tmp_path.glob("*.history.csv"))
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "wanted"),
+    [
+        ("/a/my-cells.csv", "CSV (*.csv)", "/a/my-cells.csv"),
+        ("/a/my-cells.csv", "Parquet (*.parquet)", "/a/my-cells.parquet"),
+        ("/a/my-cells.csv", HISTORY_FILTER, "/a/my-cells.history.csv"),
+        ("/a/b.h5ad", "Parquet (*.parquet)", "/a/b.h5ad"),
+        ("/a/b", "QuPath GeoJSON (*.geojson *.geojson.gz)", "/a/b.geojson"),
+        ("/a/b", "", "/a/b.csv"),
+        ("", "CSV (*.csv)", ""),
+    ],
+)
+def test_what_is_chosen_in_the_dialog_decides_the_kind_of_file(monkeypatch, given, kind, wanted):
+    asked = []
+
+    def answer(*words):
+        asked.append(words)
+        return given, kind
+
+    monkeypatch.setattr(files.QFileDialog, "getSaveFileName", answer)
+    assert files.ask_export_path(None, "my.svs", history=True) == wanted
+    assert asked[0][2] == "my-cells.csv"
+    assert HISTORY_FILTER in asked[0][3]
+    files.ask_export_path(None, "my.svs")
+    assert HISTORY_FILTER not in asked[1][3]
+
+
+def test_a_drawn_region_is_counted_at_once_and_can_be_removed(review, qtbot):
+    _, dock = review
+    session = dock.session
+    camera_of(dock.viewer).zoom = 2.0
+    assert not dock.readout.remove_button.isVisibleTo(dock)
+    dock.use_tool(Tool.REGION)
+    stroke = dock.tools.stroke((100, 100))
+    stroke.to((400, 100), (400, 400), (100, 400)).end()
+    (name,) = session.cells.annotations.areas
+    assert dock.readout.combo().currentData() == name
+    assert dock.readout.combo().currentText() == "Region 1"
+    assert dock.readout.remove_button.isVisibleTo(dock)
+    inside = session.cells.rows_within(session.cells.annotations.areas[name])
+    qtbot.waitUntil(
+        lambda: shown(dock.readout.table).get("all cells", [""])[0] == f"{len(inside):,}",
+        timeout=3000,
+    )
+    dock.readout.remove_button.click()
+    assert not session.cells.annotations.areas
+    assert dock.readout.combo().currentText() == "What is on the screen"
+    assert not dock.readout.remove_button.isVisibleTo(dock)
+    dock.undo_button.click()
+    assert list(session.cells.annotations.areas) == [name]
 
 
 def test_export_import_and_picture(review, qtbot, tmp_path, notes):

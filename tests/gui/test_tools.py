@@ -178,14 +178,39 @@ def test_an_area_is_marked_as_complete(tools):
     assert len(tools.session.overlay.layer("areas").data) == 0
 
 
-def test_an_area_drawn_as_an_eight_is_refused(tools):
+def test_a_complete_area_confirms_its_cells_and_a_region_says_nothing(tools):
+    marked = []
+    tools.marked = marked.append
+    around = (90, 80), (340, 80), (340, 140), (90, 140)
+    tools.choose(Tool.REGION)
+    drag(tools, *around)
+    assert tools.told[-1] == "Region added."
+    assert {status_at(tools, c) for c in CENTRES} == {Status.CLAIMED}
     tools.choose(Tool.AREA)
+    drag(tools, *around)
+    assert "3 cells confirmed" in tools.told[-1]
+    assert [status_at(tools, c) for c in CENTRES[:4]] == [Status.CONFIRMED] * 3 + [Status.CLAIMED]
+    areas = tools.session.cells.annotations.areas
+    assert [a.kind for a in areas.values()] == ["region", "complete"]
+    assert marked == list(areas)
+    tools.remove_area(marked[1])
+    assert list(areas) == marked[:1]
+    assert status_at(tools, CENTRES[0]) is Status.CONFIRMED
+    tools.undo()
+    tools.undo()
+    assert list(areas) == marked[:1]
+    assert {status_at(tools, c) for c in CENTRES} == {Status.CLAIMED}
+
+
+@pytest.mark.parametrize("tool", [Tool.AREA, Tool.REGION])
+def test_an_area_drawn_as_an_eight_is_refused(tools, tool):
+    tools.choose(tool)
     drag(tools, (90, 80), (340, 180), (340, 80), (90, 190))
     assert "crosses itself" in tools.told[-1]
     assert not tools.session.cells.annotations.areas
 
 
-@pytest.mark.parametrize("tool", [Tool.LASSO, Tool.AREA])
+@pytest.mark.parametrize("tool", [Tool.LASSO, Tool.AREA, Tool.REGION])
 def test_a_click_with_a_drawing_tool_draws_nothing(tools, tool):
     tools.choose(tool)
     click(tools, CENTRES[0])

@@ -20,6 +20,7 @@ COMMANDS = {
     "info": "what a slide is: size, levels, pixel size, tissue",
     "detect": "find the cells of one or more slides",
     "export": "convert a result to another format",
+    "corrections": "write what people corrected in the viewer, or how it came about",
     "train": "train or fine-tune a model",
     "pretrain": "pretrain a network on images without labels",
     "join": "give a model a coarser one that has a say in the classes",

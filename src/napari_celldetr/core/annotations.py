@@ -127,8 +127,8 @@ class CellStates:
 class Area:
     """An area a person drew: `polygon` of at least three (x, y) in level-0 px, not closed.
 
-    In a ``complete`` area every cell is annotated, so its empty places are true negatives; a
-    ``region`` is one of interest only.
+    In a ``complete`` area a person vouches for every cell, so its empty places are true negatives;
+    a ``region`` is one of interest only.
     """
 
     polygon: tuple[tuple[float, float], ...]

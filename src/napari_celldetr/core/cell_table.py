@@ -426,6 +426,18 @@ class CellTable:
             mine = np.flatnonzero((rows >= block.start) & (rows < block.stop))
             yield mine, rows[mine] - block.start, block.claims.table
 
+    def copy(self) -> CellTable:
+        """A table that later edits and claims do not change; what never changes is shared."""
+        other = CellTable(self.class_names, self._make_keys, threshold=self._threshold)
+        other.annotations.cells = self.annotations.cells.copy()
+        other.annotations.areas = self.annotations.areas.copy()
+        other._rows = self._rows.copy()
+        other._blocks = list(self._blocks)
+        other._loose, other._loose_rows = self._loose.copy(), self._loose_rows
+        other._own, other._own_keys = self._own.copy(), self._own_keys.copy()
+        other._covers = self._covers.copy()
+        return other
+
     def corrected(self) -> CorrectedCells:
         """All kept cells with ids, status and authors, in canonical order."""
         now = self._rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,11 @@ class Columns:
             np.full(n, Status.CLAIMED, np.uint8),
             np.zeros(n, bool),
         )
+
+    def copy(self) -> Columns:
+        """The rows that count, in arrays of their own."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "size"}
+        return Columns(self.size, **{name: c[: self.size].copy() for name, c in columns.items()})
 
     def append(self, n: int) -> slice:
         """Room for `n` more rows; returns where."""

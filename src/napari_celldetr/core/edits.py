@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 import numpy as np
@@ -87,13 +88,18 @@ def add(
 
 
 def mark(table: CellTable, area: Area) -> Edit:
-    """Add a drawn area."""
+    """Add a drawn area; what is shown in a complete one is confirmed by that."""
     name = AREA_WORDS[area.kind]
-    return _areas(table, f"mark {name}", AreaChange(str(uuid4()), None, area))
+    change = (AreaChange(str(uuid4()), None, area),)
+    if area.kind != "complete":
+        return _areas(table, f"mark {name}", change)
+    edit = confirm(table, table.rows_within(area))
+    words = f"mark {name}" + (f", {edit.what}" if len(edit) else "")
+    return replace(edit, what=words, areas=change)
 
 
 def unmark(table: CellTable, area_id: str) -> Edit:
-    """Take a drawn area away; `AnnotationError` when there is none of that id."""
+    """Take a drawn area away; its cells stay. `AnnotationError` when there is none of that id."""
     area = table.annotations.areas.get(area_id)
     if area is None:
         raise AnnotationError(
@@ -102,12 +108,13 @@ def unmark(table: CellTable, area_id: str) -> Edit:
             found=repr(area_id),
             remedy="choose one that is shown",
         )
-    return _areas(table, f"remove {AREA_WORDS[area.kind]}", AreaChange(area_id, area, None))
+    change = (AreaChange(area_id, area, None),)
+    return _areas(table, f"remove {AREA_WORDS[area.kind]}", change)
 
 
-def _areas(table: CellTable, what: str, change: AreaChange) -> Edit:
+def _areas(table: CellTable, what: str, changes: tuple[AreaChange, ...]) -> Edit:
     none = CellStates.absent(0)
-    return Edit(what, np.zeros((0, 2), np.uint64), none, none, table.class_names, (change,))
+    return Edit(what, np.zeros((0, 2), np.uint64), none, none, table.class_names, changes)
 
 
 def _edit(table: CellTable, what: str, rows: Rows, now: CellStates, after: CellStates) -> Edit:

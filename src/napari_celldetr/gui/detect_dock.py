@@ -35,13 +35,13 @@ from napari_celldetr.gui.detect_job import (
     merge_job,
     shared_models,
 )
+from napari_celldetr.gui.files import Exporter
 from napari_celldetr.gui.form import ConfigForm
 from napari_celldetr.gui.layers import Frame, rectangle_world
 from napari_celldetr.gui.overlay import camera_of, view_of
 from napari_celldetr.gui.panel import Dock, JobRunner, RunBar
 from napari_celldetr.gui.parts import (
     SlideBox,
-    ask_export_path,
     counts_table,
     fill_counts,
     narrow_form,
@@ -90,7 +90,6 @@ class DetectDock(Dock):
         self._within: Region | None = None
         self._tiles: list[tuple[Tile, Detections]] = []
         self._report: Any = None
-        self._target = Path()
         self._suggested: float | None = None
         self._checked = 0
         self._ended = ""
@@ -198,10 +197,9 @@ class DetectDock(Dock):
         column.addWidget(self.table)
         self.gap_label = wrapped_label("", tooltip="What is missing from the result, and why")
         column.addWidget(self.gap_label)
-        self.export_button = QPushButton("Export…")
-        self.export_button.setToolTip(
-            "Save the cells above the score: CSV, Parquet, QuPath GeoJSON or AnnData"
-        )
+        tooltip = "Save the cells above the score: CSV, Parquet, QuPath GeoJSON or AnnData"
+        self.exporter = Exporter(self, tooltip=tooltip)
+        self.export_button = self.exporter.button
         column.addWidget(self.export_button)
         self.results.setVisible(False)
         return self.results
@@ -215,9 +213,7 @@ class DetectDock(Dock):
         self.joiner = JobRunner(self)
         self.joiner.finished.connect(self._on_joined)
         self.joiner.failed.connect(self._on_join_failed)
-        self.exporter = JobRunner(self)
-        self.exporter.finished.connect(self._on_exported)
-        self.exporter.failed.connect(self._on_export_failed)
+        self.exporter.over.connect(self._show_counts)
         self._repaint = single_shot(self, REPAINT_MS, self._refresh)
         self._recount = single_shot(self, RECOUNT_MS, self._show_counts)
         self.run_bar.run_clicked.connect(self.run)
@@ -590,33 +586,13 @@ class DetectDock(Dock):
         self.export_button.setEnabled(not self.runner.running and bool(session.cells.kept.any()))
 
     def _on_export(self) -> None:
-        layer = self.slide_layer()
-        path = ask_export_path(self, "" if layer is None else layer.name)
-        if path:
-            self.export_to(path)
+        if self.session is not None:
+            self.exporter.ask(self.session)
 
     def export_to(self, path: str | Path) -> None:
         """Write the cells above the threshold; says where, or why not, in a notification."""
-        session = self.session
-        if session is None or self.exporter.running:
-            return
-        self.export_button.setEnabled(False)
-        self.export_button.setText("Writing…")
-        self._target = Path(path)
-        job = session.writing(self._target)
-        self.exporter.start(lambda: job)
-
-    def _on_exported(self, check: Any) -> None:
-        self._export_over()
-        show_info(f"{self._target.name}: {check.sentence()}.")
-
-    def _on_export_failed(self, error: CellDETRError) -> None:
-        self._export_over()
-        show_error(str(error))
-
-    def _export_over(self) -> None:
-        self.export_button.setText("Export…")
-        self._show_counts()
+        if self.session is not None:
+            self.exporter.write(self.session, path)
 
 
 def _line_width(viewer: Any, layer: Any) -> float:

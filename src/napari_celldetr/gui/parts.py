@@ -10,7 +10,6 @@ from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
-    QFileDialog,
     QFormLayout,
     QHeaderView,
     QLabel,
@@ -132,32 +131,6 @@ def short_combo(tooltip: str) -> QComboBox:
     box = QComboBox()
     narrow(box, tooltip)
     return box
-
-
-EXPORT_FILTERS = ";;".join(
-    (
-        "CSV (*.csv)",
-        "QuPath GeoJSON (*.geojson *.geojson.gz)",
-        "Parquet (*.parquet)",
-        "AnnData (*.h5ad)",
-        "COCO (*.coco.json)",
-        "Label image, OME-Zarr (*.ome.zarr)",
-    )
-)
-
-
-def ask_export_path(parent: QWidget, slide: str = "") -> str:
-    """Where cells are to be written, with a suffix; empty when the person thought better of it.
-
-    The name that is offered is made of the `slide`'s.
-    """
-    path, chosen = QFileDialog.getSaveFileName(
-        parent, "Export cells", f"{stem_of(slide)}-cells.csv", EXPORT_FILTERS
-    )
-    if path and not Path(path).suffix:
-        pattern = chosen.partition("*")[2].split(" ")[0].rstrip(")")
-        path += pattern or ".csv"
-    return path
 
 
 def stem_of(name: str) -> str:

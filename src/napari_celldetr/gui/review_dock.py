@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.layers import Image
-from napari.utils.notifications import show_error, show_info
+from napari.utils.notifications import show_error
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
-    QFileDialog,
     QGridLayout,
     QHBoxLayout,
     QPushButton,
@@ -25,18 +24,17 @@ from napari_celldetr.core.annotations import SAID, Status
 from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import shared_models
-from napari_celldetr.gui.overlay import canvas_size_of, text_overlay_of, view_of
+from napari_celldetr.gui.files import Exporter, Importer, ask_picture_path, save_picture
+from napari_celldetr.gui.overlay import text_overlay_of
 from napari_celldetr.gui.panel import Dock, JobRunner
 from napari_celldetr.gui.parts import (
     SlideBox,
-    ask_export_path,
     keep_lines,
     single_shot,
-    stem_of,
     wrapped_label,
 )
-from napari_celldetr.gui.review_jobs import SlideAsker, import_job
-from napari_celldetr.gui.review_parts import GREY, SCREEN, SLIDE, ClassList, Readout, ToolBox
+from napari_celldetr.gui.review_jobs import SlideAsker
+from napari_celldetr.gui.review_parts import SCREEN, SLIDE, ClassList, Readout, ToolBox
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.gui.summary import area_mm2, class_rows
@@ -69,7 +67,6 @@ class ReviewDock(Dock):
         self.tools: Tools | None = None
         self._asker: SlideAsker | None = None
         self._next_conflict = 0
-        self._target = Path()
         self._build()
         self._connect()
         self.slide_box.list_slides()
@@ -164,10 +161,11 @@ class ReviewDock(Dock):
     def _build_files(self) -> QGridLayout:
         self.table_button = QPushButton("Cell table…")
         self.table_button.setToolTip("All cells as a table; a row shows its cell")
-        self.import_button = QPushButton("Import…")
-        self.import_button.setToolTip("Take annotations from a GeoJSON file, e.g. of QuPath")
-        self.export_button = QPushButton("Export…")
-        self.export_button.setToolTip("Save cells with your corrections; the file is read back")
+        self.importer = Importer(self)
+        self.import_button = self.importer.button
+        tooltip = "Save cells with your corrections, or the history of these"
+        self.exporter = Exporter(self, tooltip=tooltip, history=True)
+        self.export_button = self.exporter.button
         self.picture_button = QPushButton("Save picture…")
         self.picture_button.setToolTip("The view with scale bar and legend as a PNG")
         self.heat_button = QPushButton("Show where the model looks")
@@ -186,18 +184,13 @@ class ReviewDock(Dock):
         return grid
 
     def _connect(self) -> None:
-        self.runner, self.exporter, self.importer, self.heater = (
-            JobRunner(self),
-            JobRunner(self),
-            JobRunner(self),
-            JobRunner(self),
-        )
+        self.runner, self.heater = JobRunner(self), JobRunner(self)
         self.runner.finished.connect(self._on_answer)
         self.runner.failed.connect(self._on_failed)
-        self.exporter.finished.connect(self._on_exported)
-        self.exporter.failed.connect(self._on_failed)
-        self.importer.finished.connect(self._on_imported)
-        self.importer.failed.connect(self._on_failed)
+        for files in (self.exporter, self.importer):
+            files.told.connect(self.tell)
+            files.failed.connect(self._tell_failed)
+        self.exporter.over.connect(self._on_cells)
         self.heater.finished.connect(self._on_heat)
         self.heater.failed.connect(self._on_failed)
         self._recount = single_shot(self, RECOUNT_MS, self._show_counts)
@@ -209,6 +202,7 @@ class ReviewDock(Dock):
         self.classes.chosen.connect(self._on_class)
         self.classes.added.connect(self._on_new_class)
         self.readout.changed.connect(self._recount.start)
+        self.readout.removed.connect(self._on_remove_area)
         self.right_button.clicked.connect(lambda: self._with_tools("accept"))
         self.delete_button.clicked.connect(lambda: self._with_tools("delete"))
         self.reject_button.clicked.connect(lambda: self._with_tools("reject"))
@@ -217,8 +211,8 @@ class ReviewDock(Dock):
         self.keys_button.toggled.connect(self.show_keys)
         self.conflict_button.clicked.connect(self.next_conflict)
         self.table_button.clicked.connect(self.show_table)
-        self.import_button.clicked.connect(self._on_import)
-        self.export_button.clicked.connect(self._on_export)
+        self.import_button.clicked.connect(lambda: self._with_session(self.importer.ask))
+        self.export_button.clicked.connect(lambda: self._with_session(self.exporter.ask))
         self.picture_button.clicked.connect(self._on_picture)
         self.heat_button.toggled.connect(self.show_heat)
 
@@ -254,6 +248,7 @@ class ReviewDock(Dock):
         for signal, call in self._signals(session):
             signal.connect(call)
         self.tools = Tools(session, tell=self.tell, ask=self.ask_at, changed=self._show_tools)
+        self.tools.marked = self.readout.count_in
         self.tools.extra_keys = {
             "N": self.next_conflict,
             "H": self.hide_cells,
@@ -314,8 +309,9 @@ class ReviewDock(Dock):
             return
         some = bool(session.cells.kept.any())
         self.no_cells_label.setVisible(not some)
-        for button in (self.table_button, self.export_button, self.picture_button):
+        for button in (self.table_button, self.picture_button):
             button.setEnabled(some)
+        self.export_button.setEnabled(some and not self.exporter.running)
         self.heat_button.setEnabled(bool(session.model))
         if self.tools is not None and self.tools.attached and not self.tools.holds:
             # A run has begun anew, with other layers.
@@ -432,6 +428,10 @@ class ReviewDock(Dock):
             self.session.show_layers()
         self.tools.attach()
         self.tools.choose(tool)
+
+    def _on_remove_area(self, area_id: str) -> None:
+        if self.tools is not None:
+            self.tools.remove_area(area_id)
 
     def _with_tools(self, what: str) -> None:
         if self.tools is not None:
@@ -550,95 +550,40 @@ class ReviewDock(Dock):
 
     def _on_failed(self, error: CellDETRError) -> None:
         show_error(str(error))
-        self.tell(error.message)
-        self.export_button.setText("Export…")
+        self._tell_failed(error)
 
-    def _on_export(self) -> None:
-        path = ask_export_path(self, self.session.layer.name if self.session else "")
-        if path:
-            self.export_to(path)
+    def _tell_failed(self, error: CellDETRError) -> None:
+        self.tell(error.message)
 
     def export_to(self, path: str | Path) -> None:
         """Write cells and corrections, and say what reading the file back showed."""
-        if self.session is None or self.exporter.running:
-            return
-        self._target = Path(path)
-        self.export_button.setText("Writing…")
-        job = self.session.writing(self._target)
-        self.exporter.start(lambda: job)
-
-    def _on_exported(self, check: Any) -> None:
-        self.export_button.setText("Export…")
-        text = f"{self._target.name}: {check.sentence()}."
-        self.tell(text)
-        show_info(text)
-
-    def _on_import(self) -> None:
-        filters = "GeoJSON (*.geojson *.json *.geojson.gz *.json.gz)"
-        path, _ = QFileDialog.getOpenFileName(self, "Import annotations", "", filters)
-        if path:
-            self.import_from(path)
+        if self.session is not None:
+            self.exporter.write(self.session, path)
 
     def import_from(self, path: str | Path) -> None:
         """Take annotations from a GeoJSON file; one undo takes them all back."""
-        session, target = self.session, Path(path)
-        if session is None or self.importer.running:
-            return
-        if session.overlay is None:
-            session.show_layers()
-        present, bounds = session.corrected(), session.bounds
-        names = session.cells.class_names
-        usual = session.usual_size((session.size[0] / 2, session.size[1] / 2))
-        self.importer.start(
-            lambda: import_job(target, present, class_names=names, nucleus_px=usual, bounds=bounds)
-        )
-
-    def _on_imported(self, found: tuple[Any, Any]) -> None:
-        edit, report = found
-        if self.session is None:
-            return
-        try:
-            self.session.edit(edit)
-        except CellDETRError as error:
-            self._on_failed(error)
-            return
-        self.tell(report.sentence())
-        show_info(report.sentence())
-
-    def _on_picture(self) -> None:
-        name = stem_of(self.session.layer.name) if self.session else "slide"
-        path, _ = QFileDialog.getSaveFileName(
-            self, "Save picture", f"{name}-view.png", "PNG (*.png)"
-        )
-        if path:
-            self.save_picture(path)
+        if self.session is not None:
+            self.importer.read(self.session, path)
 
     def save_picture(self, path: str | Path) -> None:
         """The view as it is on the screen, with scale bar, legend and counts, as a PNG."""
-        from napari_celldetr.pipeline.legend import LegendEntry
-        from napari_celldetr.pipeline.picture import view_picture, write_picture
-
-        session = self.session
-        if session is None:
+        if self.session is None:
             return
-        view = view_of(self.viewer, session.frame)
-        shot = self.viewer.screenshot(canvas_only=True, flash=False)[..., :3]
-        mpp = session.frame.mpp
-        # Screens may have more pixels than the window counts.
-        fine = shot.shape[1] / canvas_size_of(self.viewer)[1]
-        um = None if mpp is None or view is None else float(np.mean(mpp)) / (view.zoom * fine)
-        region = session.view()
-        counts = session.cells.counts(session.cells.rows_in(region)) if region else {}
-        colors = session.color_names
-        legend = [LegendEntry(k, colors.get(k, GREY), n) for k, n in counts.items()]
-        target = Path(path).with_suffix(".png")
         try:
-            picture = view_picture(np.ascontiguousarray(shot), um_per_px=um, legend=legend)
-            write_picture(picture, target)
+            target = save_picture(self.viewer, self.session, path)
         except CellDETRError as error:
             self._on_failed(error)
             return
         self.tell(f"{target.name} written.")
+
+    def _with_session(self, call: Callable[[SlideSession], Any]) -> None:
+        if self.session is not None:
+            call(self.session)
+
+    def _on_picture(self) -> None:
+        path = ask_picture_path(self, self.session.layer.name if self.session else "")
+        if path:
+            self.save_picture(path)
 
     def show_table(self) -> None:
         """All cells as a table in a dock of its own."""

@@ -1,21 +1,18 @@
-"""The jobs behind *Review cells*: asking the model, importing, exporting. Nothing touches Qt."""
+"""Asking the model about one place of a slide. Nothing touches Qt."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr.core.annotations import CorrectedCells, Edit
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import Models, SlideSource
 from napari_celldetr.gui.tools import Proposal
-from napari_celldetr.pipeline.import_geojson import ImportReport
 
 
 @dataclass
@@ -63,21 +60,3 @@ class SlideAsker:
             if self._slide is not None:
                 self._slide.close()
             self._slide = self._asker = None
-
-
-def import_job(
-    path: Path,
-    present: CorrectedCells,
-    *,
-    class_names: tuple[str, ...],
-    nucleus_px: float,
-    bounds: Region | None,
-) -> Job[tuple[Edit, ImportReport]]:
-    """Read a GeoJSON file as an edit."""
-    from napari_celldetr.pipeline.import_geojson import edit_from_geojson
-
-    yield Progress(0, 0, f"Reading {path.name}…")
-    offset = (0.0, 0.0) if bounds is None else (float(bounds.x), float(bounds.y))
-    return edit_from_geojson(
-        path, present=present, class_names=class_names, nucleus_px=nucleus_px, offset=offset
-    )

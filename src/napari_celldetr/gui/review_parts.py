@@ -53,7 +53,9 @@ class ToolBox(QWidget):
             button.clicked.connect(lambda _=False, t=tool: self.chosen.emit(t))
             self._group.addButton(button)
             self._buttons[tool] = button
-            grid.addWidget(button, i // PER_ROW, i % PER_ROW)
+            # The last one says most, and has a row of its own.
+            width = PER_ROW if tool is Tool.AREA else 1
+            grid.addWidget(button, i // PER_ROW, i % PER_ROW, 1, width)
         self.hint = wrapped_label("")
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -145,23 +147,38 @@ class Readout(QWidget):
     """Counts and densities of the screen, a drawn area or the slide."""
 
     changed = Signal()
+    removed = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.where = short_combo("Where cells are counted")
         self.where.addItem("What is on the screen", SCREEN)
         self.where.addItem("Whole slide", SLIDE)
-        self.where.currentIndexChanged.connect(lambda _: self.changed.emit())
+        self.where.currentIndexChanged.connect(self._on_where)
+        self.remove_button = QToolButton()
+        self.remove_button.setText("Remove")
+        self.remove_button.setToolTip("Take this area away; the cells in it stay as they are")
+        self.remove_button.setVisible(False)
+        self.remove_button.clicked.connect(lambda: self.removed.emit(self.where.currentData()))
         self.table = counts_table()
         self.note = wrapped_label("")
         row = QHBoxLayout()
         row.addWidget(QLabel("Count in"))
         row.addWidget(self.where, 1)
+        row.addWidget(self.remove_button)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(row)
         column.addWidget(self.table)
         column.addWidget(self.note)
+
+    def _on_where(self) -> None:
+        self.remove_button.setVisible(self.where.currentData() not in (SCREEN, SLIDE))
+        self.changed.emit()
+
+    def count_in(self, area_id: str) -> None:
+        """Count in a drawn area that is on offer."""
+        self.where.setCurrentIndex(max(self.where.findData(area_id), 0))
 
     def offer_areas(self, areas: Sequence[tuple[str, str]]) -> None:
         """Drawn areas to count in: id and name of each."""
@@ -176,6 +193,7 @@ class Readout(QWidget):
             self.where.addItem(name, key)
         self.where.setCurrentIndex(max(self.where.findData(now), 0))
         self.where.blockSignals(False)
+        self._on_where()
 
     def show_rows(self, rows: list[Any], colors: Mapping[str, Color], note: str) -> None:
         """Rows of `class_rows`, and what to know of them."""

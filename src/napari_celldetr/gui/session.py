@@ -6,7 +6,8 @@ done by jobs, whose results it takes over.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from napari_celldetr.core.regions import Region
 from napari_celldetr.gui import collector
 from napari_celldetr.gui.coverage import Coverage
 from napari_celldetr.gui.detect_job import Earlier, SlideFrame
+from napari_celldetr.gui.file_jobs import record_job, write_job
 from napari_celldetr.gui.keeping import Kept, Result, close_kept, open_job, save_job
 from napari_celldetr.gui.keeping import close as shut
 from napari_celldetr.gui.layers import BOUNDS_KEY, Frame
@@ -35,10 +37,10 @@ from napari_celldetr.gui.prepared import Prepared
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.pipeline.cell_ids import cell_ids
 from napari_celldetr.pipeline.export_check import ExportCheck
-from napari_celldetr.pipeline.measure import size_columns
 from napari_celldetr.pipeline.project import user_name
 from napari_celldetr.pipeline.project_record import SlideRecord
 from napari_celldetr.pipeline.reapply import Conflict, seen_in_areas
+from napari_celldetr.pipeline.reviewed import with_sizes
 from napari_celldetr.pipeline.self_check import Finding, check_cells
 
 LOOK_MS = 3_000
@@ -617,19 +619,46 @@ class SlideSession(QObject):
 
     def corrected(self) -> CorrectedCells:
         """The cells as they stand, with sizes in µm where the pixel size is known."""
-        now = self.cells.corrected()
-        mpp = self.cells.source.mpp or self.frame.mpp
-        if mpp is None or not len(now):
-            return now
-        cells = now.cells.with_columns(**size_columns(now.cells.boxes, mpp))
-        return CorrectedCells(cells, now.ids, now.status, now.authors, now.areas)
+        return with_sizes(self.cells.corrected(), self.cells.source.mpp or self.frame.mpp)
+
+    def snapshot(self) -> Callable[[], CorrectedCells]:
+        """What makes `corrected` as of now in any thread: of many cells it takes seconds."""
+        cells = self.cells.copy()
+        mpp = cells.source.mpp or self.frame.mpp
+        return lambda: with_sizes(cells.corrected(), mpp)
 
     def writing(self, path: str | Path) -> Job[ExportCheck]:
         """The job that exports the cells as they stand now, and reads the file back."""
-        from napari_celldetr.pipeline.export import export_job
-
         frame = SlideFrame(self.size, self.bounds)
-        return export_job(self.corrected(), path, slide=frame, colors=dict(self.color_names))
+        return write_job(self.snapshot(), path, frame, dict(self.color_names))
+
+    def recording(self, path: str | Path) -> Job[int]:
+        """The job that writes the history of the corrections.
+
+        Raises `AnnotationError` where there is none, because the project cannot be used.
+        """
+        if self._record is None:
+            raise AnnotationError(
+                "The history of these corrections is not kept.",
+                expected="a slide whose record in the project is open",
+                found="a project that cannot be used, or is still being opened",
+                remedy="see what the dock says about saving; export the cells themselves",
+            )
+        return record_job(self._record.journal_path, self._journal, Path(path))
+
+    @contextmanager
+    def unmarked(self) -> Iterator[None]:
+        """Draw no selection meanwhile."""
+        chosen = self.selected
+        if self.overlay is not None:
+            self.overlay.select(NO_ROWS)
+            self.refresh()
+        try:
+            yield
+        finally:
+            if self.overlay is not None:
+                self.overlay.select(chosen)
+                self.refresh()
 
     def write(self, path: str | Path) -> int:
         """Export the cells as they stand; how many. `ExportError` when it cannot be done."""

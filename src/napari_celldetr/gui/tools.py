@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.claims import Rows
-from napari_celldetr.core.edits import add, confirm, delete, mark, move, relabel
+from napari_celldetr.core.edits import add, confirm, delete, mark, move, relabel, unmark
 from napari_celldetr.core.errors import AnnotationError, CellDETRError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.overlay import NO_ROWS, camera_of
@@ -37,6 +37,7 @@ class Tool(StrEnum):
     ASK = "ask"
     PAINT = "paint"
     LASSO = "lasso"
+    REGION = "region"
     AREA = "area"
 
 
@@ -76,11 +77,16 @@ TOOLS: dict[Tool, ToolInfo] = {
         "l",
         "Drag around cells to select them all.",
     ),
+    Tool.REGION: ToolInfo(
+        "Region",
+        "r",
+        "Drag around an area to count in, a tumour for instance.",
+    ),
     Tool.AREA: ToolInfo(
-        "Complete",
+        "Complete area",
         "c",
-        "Drag around an area in which every cell is now right: its empty places count as "
-        "“no cell”.",
+        "Drag around an area in which every cell is now right: all cells shown in it are "
+        "confirmed, and its empty places count as “no cell”.",
     ),
 }
 """Tools in the order in which they are offered."""
@@ -150,7 +156,7 @@ class Tools:
     """Mouse and keys of one session.
 
     `tell` shows a line to the person, `ask` sends a click (x, y) to the model, `changed` is
-    called when tool, class or proposal are others.
+    called when tool, class or proposal are others, `marked` with the id of an area just drawn.
     """
 
     def __init__(
@@ -167,6 +173,7 @@ class Tools:
         self.proposal: Proposal | None = None
         self.tell, self.ask, self.changed = tell, ask, changed
         self.class_chosen = False
+        self.marked: Callable[[str], None] = lambda area_id: None
         self.extra_keys: dict[str, Callable[[], None]] = {}
         self._layer: Any = None
         self._renumbered = 0
@@ -313,6 +320,12 @@ class Tools:
         """Bring the last undone edit back."""
         self._turn(self.session.redo, "Redo")
 
+    def remove_area(self, area_id: str) -> None:
+        """Take a drawn area away; the cells in it stay as they are."""
+        self._do(lambda: unmark(self.session.cells, area_id))
+        if area_id not in self.session.cells.annotations.areas:
+            self.tell("Area removed; its cells are as they were. Ctrl-Z brings it back.")
+
     def _turn(self, call: Callable[[], str | None], words: str) -> None:
         try:
             what = call()
@@ -360,6 +373,7 @@ class Tools:
             Tool.ASK: self._drag_ask,
             Tool.PAINT: self._drag_paint,
             Tool.LASSO: self._drag_lasso,
+            Tool.REGION: self._drag_region,
             Tool.AREA: self._drag_area,
         }[self.tool]
         path = [start]
@@ -539,18 +553,36 @@ class Tools:
 
         return step
 
+    def _drag_region(self, path: list[tuple[float, float]], shift: bool) -> Callable[[bool], None]:
+        return self._drag_around(path, "region")
+
     def _drag_area(self, path: list[tuple[float, float]], shift: bool) -> Callable[[bool], None]:
+        return self._drag_around(path, "complete")
+
+    def _drag_around(self, path: list[tuple[float, float]], kind: Any) -> Callable[[bool], None]:
         def step(ends: bool) -> None:
             if not ends:
                 self._sketch(np.array(path))
                 return
-            area = self._area(path, "complete")
+            area = self._area(path, kind)
             if area is not None and area.crosses_itself:
                 self.tell("This line crosses itself: draw around the area in one loop.")
             elif area is not None:
-                self._do(lambda: mark(self.session.cells, area))
+                self._mark(area)
 
         return step
+
+    def _mark(self, area: Area) -> None:
+        before = len(self.session.cells.annotations.areas)
+        rows = self._do(lambda: mark(self.session.cells, area))
+        areas = self.session.cells.annotations.areas
+        if len(areas) == before:
+            return
+        if area.kind == "complete":
+            self.tell(f"Marked as complete; {len(rows):,} cells confirmed. Ctrl-Z takes it back.")
+        else:
+            self.tell("Region added.")
+        self.marked(next(reversed(areas)))
 
     def _area(self, path: list[tuple[float, float]], kind: Any) -> Area | None:
         if not self._moved(path) or len(path) < 3:

@@ -1,4 +1,4 @@
-"""The strip below a picture: scale bar, classes with their colours and counts, one sentence."""
+"""The strip below a picture: title, scale bar, classes with colours and counts, one sentence."""
 
 from __future__ import annotations
 
@@ -39,22 +39,26 @@ class LegendEntry:
 
 
 def draw_legend(
-    width: int, entries: Sequence[LegendEntry], um_per_px: float | None
+    width: int, entries: Sequence[LegendEntry], um_per_px: float | None, *, title: str = ""
 ) -> NDArray[np.uint8]:
-    """The strip (H, width, 3): the scale bar where the pixel size is known, then the classes.
+    """The strip (H, width, 3): title, scale bar where the pixel size is known, then the classes.
 
     Letters grow with the width, 12 to 28 px high; entries take as many rows as they need.
     """
     from PIL import Image, ImageDraw
 
     size = int(np.clip(width / 60, 12, 28))
-    font = _Font(size, "".join(e.name for e in entries))
+    font = _Font(size, title + "".join(e.name for e in entries))
     rows = _wrapped(entries, width - 2 * size, font)
     sentence = _fitting(RESEARCH_USE, width - 2 * size, font)
+    heading = _fitting(title, width - 2 * size, font) if title else []
     line, bars = round(size * 1.7), int(um_per_px is not None)
-    strip = Image.new("RGB", (width, line * (bars + len(rows) + len(sentence)) + size), "white")
+    lines = len(heading) + bars + len(rows) + len(sentence)
+    strip = Image.new("RGB", (width, line * lines + size), "white")
     draw = ImageDraw.Draw(strip)
     middles = iter(range(size // 2 + line // 2, strip.height, line))
+    for text, y in zip(heading, middles, strict=False):
+        font.write(draw, (size, y), text, INK)
     if um_per_px is not None:
         _draw_bar(draw, next(middles), width, um_per_px, font)
     for row, y in zip(rows, middles, strict=False):

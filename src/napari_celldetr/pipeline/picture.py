@@ -72,7 +72,12 @@ def draw_overlay(
         pixels = np.asarray(image)
     else:
         pixels = _dots(pixels, boxes, palette)
-    return view_picture(pixels, um_per_px=_um_per_px(slide, scale), legend=_entries(shown, colors))
+    return view_picture(
+        pixels,
+        um_per_px=_um_per_px(slide, scale),
+        legend=_entries(shown, colors),
+        title=slide.name,
+    )
 
 
 def view_picture(
@@ -80,8 +85,9 @@ def view_picture(
     *,
     um_per_px: float | None,
     legend: Sequence[LegendEntry] = (),
+    title: str = "",
 ) -> NDArray[np.uint8]:
-    """A picture of what is seen, with scale bar, legend and the sentence on its use below it.
+    """A picture of what is seen; title, scale bar, legend and the sentence on its use below it.
 
     Parameters
     ----------
@@ -91,6 +97,8 @@ def view_picture(
         µm per pixel of the picture; without it there is no scale bar.
     legend : sequence of LegendEntry
         Name, (r, g, b), and count or None.
+    title : str
+        What it shows, e.g. the slide's name.
 
     Returns
     -------
@@ -106,7 +114,7 @@ def view_picture(
             remedy="take it from the viewer again",
         )
     known = um_per_px is not None and math.isfinite(um_per_px) and um_per_px > 0
-    strip = draw_legend(array.shape[1], list(legend), um_per_px if known else None)
+    strip = draw_legend(array.shape[1], list(legend), um_per_px if known else None, title=title)
     return np.concatenate([array[:, :, :3], strip])
 
 

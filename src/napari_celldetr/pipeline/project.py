@@ -90,15 +90,16 @@ class Project:
         project._begin_or_read()
         return project
 
-    def slide(self, slide: Any) -> SlideRecord:
+    def slide(self, slide: Any, *, read_only: bool = False) -> SlideRecord:
         """The record of an open slide, or of `SlideFacts`; made when it is new.
 
-        Look at its `read_only`: somebody else may have it open.
+        Look at its `read_only`: somebody else may have it open. With `read_only` nothing is made
+        and nobody is kept from writing.
         """
         facts = slide if isinstance(slide, SlideFacts) else SlideFacts.of(slide)
         folder = self.folder / SLIDES / _folder_of(facts.identity)
         inside(self.folder, folder)
-        return SlideRecord(self.folder, folder, facts, author=self.author)
+        return SlideRecord(self.folder, folder, facts, author=self.author, read_only=read_only)
 
     def slides(self) -> list[SlideFacts]:
         """Every slide of the project, the one opened last first; damaged ones go to `problems`."""

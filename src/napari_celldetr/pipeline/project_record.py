@@ -89,7 +89,15 @@ class SlideRecord:
     read-only or the disk refuses.
     """
 
-    def __init__(self, root: Path, folder: Path, facts: SlideFacts, *, author: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        facts: SlideFacts,
+        *,
+        author: str,
+        read_only: bool = False,
+    ) -> None:
         self.folder = inside(root, folder)
         self.facts = facts
         self._root, self._author = root, author
@@ -97,7 +105,10 @@ class SlideRecord:
         self._runs = RunStore(root, folder / "cells", referred=self._referred)
         self._problems: list[str] = []
         self._check_facts()
-        self.try_take_over()
+        if read_only:
+            self._lock.hindrance = "It was opened for reading only."
+        else:
+            self.try_take_over()
 
     def __enter__(self) -> SlideRecord:
         return self
