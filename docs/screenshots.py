@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_celldetr.gui.detect_dock import DetectDock
 from napari_celldetr.gui.review_dock import ReviewDock
-from napari_celldetr.gui.tools import Tool
+from napari_celldetr.gui.tool_kinds import Tool
 
 WIDTH, HEIGHT = 1400, 860
 LONGEST_RUN_S = 900

@@ -176,3 +176,35 @@ def test_docks_are_shut_down_when_their_window_agrees_to_close(qtbot):
     docks[0].shut_down()
     assert len(told) == 2
     window.deleteLater()
+
+
+def test_a_dock_that_is_asked_for_comes_to_the_front(qtbot):
+    window = Window()
+    window.show()
+    frames = []
+    for name in ("one", "two"):
+        frame, dock = QDockWidget(name, window), Dock()
+        frame.setWidget(dock)
+        window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, frame)
+        frames.append(frame)
+        qtbot.waitUntil(lambda dock=dock: not dock.visibleRegion().isEmpty(), timeout=3000)
+
+    def in_front(frame):
+        return not frame.isHidden() and not frame.widget().visibleRegion().isEmpty()
+
+    one, two = frames
+    qtbot.waitUntil(lambda: in_front(two) and not in_front(one), timeout=3000)
+    # What the viewer's menu does with a dock that is there: it hides it if it is "visible".
+    one.setVisible(not one.isVisible())
+    qtbot.waitUntil(lambda: in_front(one) and not in_front(two), timeout=3000)
+    one.setVisible(not one.isVisible())
+    qtbot.waitUntil(lambda: one.isHidden() and in_front(two), timeout=3000)
+    qtbot.wait(50)
+    assert one.isHidden()
+    one.setVisible(not one.isVisible())
+    qtbot.waitUntil(lambda: in_front(one), timeout=3000)
+    window.stays = False
+    window.close()
+    qtbot.wait(50)
+    assert not window.isVisible()
+    window.deleteLater()

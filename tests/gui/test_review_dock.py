@@ -11,13 +11,13 @@ from viewer_fakes import FakeModels, slide_image
 from napari_celldetr.core.annotations import Status
 from napari_celldetr.core.errors import ExportError
 from napari_celldetr.core.regions import Region
-from napari_celldetr.gui import files
+from napari_celldetr.gui import files, marks
 from napari_celldetr.gui.files import HISTORY_FILTER
 from napari_celldetr.gui.overlay import camera_of
 from napari_celldetr.gui.review_dock import EMPTY_TEXT, HEAT_LAYER, ReviewDock
 from napari_celldetr.gui.review_jobs import SlideAsker
 from napari_celldetr.gui.table_dock import ALL, CORRECTED, SELECTED, VIEW, TableDock
-from napari_celldetr.gui.tools import Proposal, Tool
+from napari_celldetr.gui.tool_kinds import Proposal, Tool
 
 SIZE = (960, 720)
 TRUTH = spaced_centres(SIZE)
@@ -61,7 +61,7 @@ def test_correcting_with_keys_and_buttons(review, qtbot):
     dock.tools.stroke(xy).end()
     assert f"by {session.author}" in dock.selection_label.text()
     assert dock.undo_button.isEnabled()
-    assert "1 cell as red" in dock.undo_button.toolTip()
+    assert "change 1 cell to red" in dock.undo_button.toolTip()
     dock.delete_button.click()
     assert int(session.cells.kept.sum()) == len(TRUTH) - 1
     dock.undo_button.click()
@@ -118,6 +118,54 @@ def test_keys_reach_the_tools_through_the_viewer(review, qtbot):
     assert int(dock.session.cells.kept.sum()) == len(TRUTH)
     pressed["H"](layer)
     assert dock.session.overlay.hidden
+
+
+def test_the_dock_says_when_another_layer_has_the_mouse(review):
+    viewer, dock = review
+    dock.use_tool(Tool.LASSO)
+    assert dock.tool_box.button(Tool.LASSO).isChecked()
+    viewer.layers.selection.active = dock.session.layer
+    assert not any(dock.tool_box.button(t).isChecked() for t in Tool)
+    assert f"“{dock.session.layer.name}”" in dock.tool_box.hint.text()
+    dock.tool_box.button(Tool.ADD).click()
+    assert viewer.layers.selection.active == dock.session.overlay.layer("marks")
+    assert dock.tool_box.button(Tool.ADD).isChecked()
+    assert dock.tool_box.hint.text().startswith("Click where a cell is missing")
+
+
+def test_the_class_list_says_whose_class_it_shows(review):
+    _, dock = review
+    session = dock.session
+    dock.use_tool(Tool.SELECT)
+    assert dock.classes.heading.text() == "Class of the next cells:"
+    ids = session.cells.class_ids
+    dark, red = (np.flatnonzero(ids == i)[:1] for i in (0, 1))
+    session.select(red)
+    assert dock.classes.heading.text() == "Class of the selected cell:"
+    assert dock.classes.button("red").isChecked()
+    session.select(np.concatenate((dark, red)))
+    assert dock.classes.heading.text() == "Class of 2 cells:"
+    assert not dock.classes.button("red").isChecked()
+    assert not dock.classes.button("dark").isChecked()
+    dock.tools.propose(Proposal((1, 1, 20, 20), "red", 0.6))
+    assert dock.classes.heading.text() == "Class of the answer:"
+    assert dock.classes.button("red").isChecked()
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (0.0, "sees no cell here (score 0.00). Its best guess would be red."),
+        (0.3, "is unsure: red, score 0.30; 0.30 is below the 0.50 that you show."),
+        (0.9, "sees a cell here: red, score 0.90. Press a class's number"),
+    ],
+)
+def test_an_answer_says_how_sure_the_model_is(review, score, words):
+    _, dock = review
+    dock.use_tool(Tool.ASK)
+    dock.session.set_threshold(0.5)
+    dock.tools.propose(Proposal((1, 1, 20, 20), "red", score))
+    assert words in dock.selection_label.text()
 
 
 def test_a_new_class_gets_a_key_and_a_colour(review):
@@ -181,7 +229,10 @@ def test_a_picture_has_marks_but_no_selection(make_dock, run_whole, field_image,
     assert len(rows) > 0
     session.select(rows)
     np.testing.assert_array_equal(taken("selected.png"), plain)
-    assert len(session.overlay.layer("marks").data) == len(rows)
+    yellow = (session.overlay.layer("near").edge_color == np.array(marks.SELECTED, np.float32)).all(
+        axis=1
+    )
+    assert yellow.sum() == 4 * len(rows)
     dock.tools.accept()
     assert (taken("confirmed.png") != plain).any()
 
@@ -194,7 +245,7 @@ def test_the_history_is_exported_beside_the_cells(review, qtbot, tmp_path):
     dock.tools.delete()
     dock.export_to(tmp_path / "said.history.csv")
     qtbot.waitUntil(lambda: not dock.exporter.running, timeout=20_000)
-    assert dock.message.text() == "said.history.csv: 3 rows written."
+    assert dock.message.text().startswith("said.history.csv: 3 rows written. Folder: ")
     lines = (tmp_path / "said.history.csv").read_text().splitlines()
     assert len(lines) == 4
     assert all(",claimed," in line and ",deleted," in line for line in lines[1:])

@@ -8,7 +8,8 @@ from viewer_fakes import session_with, slide_image
 
 from napari_celldetr.core.annotations import Status
 from napari_celldetr.gui.prepared import prepare
-from napari_celldetr.gui.tools import TOOLS, Proposal, Tool, Tools, key_sheet
+from napari_celldetr.gui.tool_kinds import TOOLS, Proposal, Tool, key_sheet
+from napari_celldetr.gui.tools import Tools
 
 BOXES = [[100 * i, 100, 100 * i + 16, 116] for i in range(1, 9)]
 CENTRES = [(100.0 * i + 8, 108.0) for i in range(1, 9)]
@@ -134,7 +135,7 @@ def test_keys_relabel_confirm_and_delete_what_is_selected(tools):
     assert CENTRES[2] in centres(tools)
     tools.redo()
     assert CENTRES[2] not in centres(tools)
-    assert tools.told[-1] == "Redo: delete 1 cell."
+    assert tools.told[-1] == "Done again: delete 1 cell."
     tools.redo()
     assert tools.told[-1] == "There is nothing to redo."
 
@@ -160,7 +161,7 @@ def test_painting_relabels_what_the_brush_touches_in_one_edit(tools):
     tools.use_class("red")
     drag(tools, (90, 108), (250, 108), (330, 108))
     assert [class_at(tools, c) for c in CENTRES[:4]] == ["red", "red", "red", "dark"]
-    assert tools.session.can_undo == "3 cells as red"
+    assert tools.session.can_undo == "change 3 cells to red"
     assert selected(tools) == []
     click(tools, CENTRES[5])
     assert class_at(tools, CENTRES[5]) == "red"
@@ -184,16 +185,17 @@ def test_a_complete_area_confirms_its_cells_and_a_region_says_nothing(tools):
     around = (90, 80), (340, 80), (340, 140), (90, 140)
     tools.choose(Tool.REGION)
     drag(tools, *around)
-    assert tools.told[-1] == "Region added."
+    assert tools.told[-1] == "Marked region."
     assert {status_at(tools, c) for c in CENTRES} == {Status.CLAIMED}
     tools.choose(Tool.AREA)
     drag(tools, *around)
-    assert "3 cells confirmed" in tools.told[-1]
+    assert tools.told[-1] == "Marked complete area, confirmed 3 cells."
     assert [status_at(tools, c) for c in CENTRES[:4]] == [Status.CONFIRMED] * 3 + [Status.CLAIMED]
     areas = tools.session.cells.annotations.areas
     assert [a.kind for a in areas.values()] == ["region", "complete"]
     assert marked == list(areas)
     tools.remove_area(marked[1])
+    assert tools.told[-1] == "Removed complete area."
     assert list(areas) == marked[:1]
     assert status_at(tools, CENTRES[0]) is Status.CONFIRMED
     tools.undo()
@@ -235,6 +237,46 @@ def test_an_answer_is_a_proposal_until_it_is_accepted(tools):
     cells = tools.session.cells
     assert cells.scores[cells.nearest((501, 500), 5)] == np.float32(0.4)
     assert status_at(tools, (501, 500)) is Status.ADDED
+
+
+def test_asking_at_a_cell_that_is_there_selects_it(tools):
+    tools.choose(Tool.ASK)
+    click(tools, CENTRES[1])
+    assert tools.asked == []
+    assert selected(tools) == [CENTRES[1]]
+    assert "here already: dark" in tools.told[-1]
+    tools.accept()
+    assert status_at(tools, CENTRES[1]) is Status.CONFIRMED
+    # Asked beside it, the model may mean the same nucleus.
+    x, y = CENTRES[2]
+    tools.answer(Proposal((x - 7, y - 8, x + 9, y + 8), "red", 0.9))
+    assert tools.proposal is None
+    assert selected(tools) == [CENTRES[2]]
+    tools.answer(Proposal((x + 4, y + 4, x + 20, y + 20), "red", 0.9))
+    assert tools.proposal is not None
+
+
+def test_adding_a_cell_twice_is_told(tools):
+    tools.choose(Tool.ADD)
+    click(tools, (500, 500))
+    assert tools.told[-1] == "Added 1 cell as dark."
+    click(tools, (501, 500))
+    assert "another one lies here" in tools.told[-1]
+    assert len(centres(tools)) == len(CENTRES) + 2
+    tools.undo()
+    assert tools.told[-1] == "Taken back: add 1 cell as dark."
+    tools.choose(Tool.SELECT)
+    assert tools.told[-1] == ""
+
+
+def test_a_number_after_adding_changes_the_added_cell(tools):
+    tools.choose(Tool.ADD)
+    click(tools, (500, 500))
+    tools._class_key(2)
+    assert tools.told[-1] == "Changed 1 cell to red."
+    assert class_at(tools, (500, 500)) == "red"
+    tools._class_key(2)
+    assert tools.told[-1] == "That is how it is already."
 
 
 def test_a_stroke_that_outlives_its_claims_does_nothing(tools):

@@ -36,6 +36,9 @@ from napari_celldetr.core.detections import (
 from napari_celldetr.core.grid_index import inside
 from napari_celldetr.core.regions import Region
 
+OF_CLASS = "class_probability"
+"""The measurement that says how sure the model was of the class that it claimed."""
+
 
 class CellTable:
     """The cells of one slide.
@@ -376,7 +379,8 @@ class CellTable:
     def select(self, rows: Rows) -> Detections:
         """Some rows as a table, in that order, with the measurements and embeddings of claims.
 
-        A person's own cells have NaN there, and so do measurements of a cell that was moved.
+        A person's own cells have NaN there, and so do measurements of a cell that was moved, and
+        the model's certainty of a class that was changed.
         """
         now = self._rows
         columns, vectors = self._measured(rows)
@@ -414,10 +418,12 @@ class CellTable:
     def _columns_of(self, rows: Rows, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         first = self._blocks[0].claims.table if self._blocks else None
         columns = {n: _empty(first.columns[n].dtype, len(rows)) for n in names if first is not None}
-        still = self._rows.status[rows] != Status.MOVED
+        status = self._rows.status[rows]
         for mine, local, table in self._shared_rows(rows):
             for name, column in columns.items():
-                column[mine[still[mine]]] = table.columns[name][local[still[mine]]]
+                gone = (Status.MOVED, Status.RECLASSED) if name == OF_CLASS else (Status.MOVED,)
+                still = ~np.isin(status[mine], gone)
+                column[mine[still]] = table.columns[name][local[still]]
         return columns
 
     def _shared_rows(self, rows: Rows) -> Iterator[tuple[Rows, Rows, Detections]]:

@@ -20,7 +20,7 @@ class Field:
     """How one setting is shown and bounded.
 
     `label` and `help` are for people; `ge` and `le` bound numbers; `unit` is shown behind the
-    value; `advanced` settings are folded away in forms.
+    value; `zero` says in a word what 0 means; `advanced` settings are folded away in forms.
     """
 
     label: str
@@ -28,6 +28,7 @@ class Field:
     ge: float | None = None
     le: float | None = None
     unit: str = ""
+    zero: str = ""
     advanced: bool = False
 
 
@@ -143,15 +144,26 @@ class DetectConfig:
     ] = True
     tile_px: Annotated[
         int,
-        Field("Tile", "Side of what is read at once", ge=256, le=4096, unit="px", advanced=True),
+        Field(
+            "Tile side", "Side of what is read at once", ge=256, le=4096, unit="px", advanced=True
+        ),
     ] = 1024
     halo_px: Annotated[
         int,
-        Field("Halo", "Overlap around each tile", ge=16, le=512, unit="px", advanced=True),
+        Field(
+            "Tile overlap", "Read around each tile as well", ge=16, le=512, unit="px", advanced=True
+        ),
     ] = 96
     batch: Annotated[
         int,
-        Field("Batch", "Tiles at once; 0 chooses for the device", ge=0, le=256, advanced=True),
+        Field(
+            "Tiles at once",
+            "0 chooses for the device",
+            ge=0,
+            le=256,
+            zero="automatic",
+            advanced=True,
+        ),
     ] = 0
     prefetch: Annotated[
         int, Field("Reading threads", "Tiles read ahead", ge=1, le=32, advanced=True)

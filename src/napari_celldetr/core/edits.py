@@ -37,7 +37,7 @@ def relabel(table: CellTable, rows: Rows, class_name: str | None) -> Edit:
         _claimed_classes(table, rows)[claimed] == class_id, Status.CONFIRMED, Status.RECLASSED
     )
     after = CellStates(now.boxes, np.full(len(rows), class_id, np.int16), now.scores, status)
-    return _edit(table, f"{{}} as {class_name or UNKNOWN_WORD}", rows, now, after)
+    return _edit(table, f"change {{}} to {class_name or UNKNOWN_WORD}", rows, now, after)
 
 
 def confirm(table: CellTable, rows: Rows) -> Edit:

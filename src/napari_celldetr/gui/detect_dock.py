@@ -51,7 +51,7 @@ from napari_celldetr.gui.parts import (
 )
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import source_of_layer
-from napari_celldetr.gui.summary import area_mm2, class_rows, gaps
+from napari_celldetr.gui.summary import area_mm2, area_words, class_rows, gaps
 
 REPAINT_MS = 300
 """While tiles stream in, points and boxes are renewed this often."""
@@ -195,7 +195,7 @@ class DetectDock(Dock):
         column.addLayout(row)
         self.table = counts_table()
         column.addWidget(self.table)
-        self.gap_label = wrapped_label("", tooltip="What is missing from the result, and why")
+        self.gap_label = wrapped_label("", tooltip="What was looked at, and what is missing")
         column.addWidget(self.gap_label)
         tooltip = "Save the cells above the score: CSV, Parquet, QuPath GeoJSON or AnnData"
         self.exporter = Exporter(self, tooltip=tooltip)
@@ -431,7 +431,7 @@ class DetectDock(Dock):
         session.begin(card, (card.weights_sha256, to_json(config), frame.mpp), card.threshold)
         self._show_results()
         self._ended = ""
-        self.run_bar.show_busy("Loading the model…")
+        self.run_bar.show_busy("Loading the model and reading the first tile…")
         request, models, earlier = self._request, self.models, session.earlier(seen)
         self.runner.start(lambda: detect_job(request, models, earlier))
 
@@ -581,6 +581,8 @@ class DetectDock(Dock):
         fill_counts(self.table, rows, session.color_names)
         told = {finding.text for finding in session.findings}
         said = [] if self._report is None else [t for t in gaps(self._report) if t not in told]
+        if area is not None:
+            said.insert(0, f"On {area_words(area)} analysed, glass included.")
         self.gap_label.setText("\n".join(said))
         self.gap_label.setVisible(bool(said))
         self.export_button.setEnabled(not self.runner.running and bool(session.cells.kept.any()))

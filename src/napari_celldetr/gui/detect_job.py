@@ -112,7 +112,7 @@ def detect_job(
     """Load the model, open the slide, detect; the result is made ready to be shown here too."""
     config = request.config
     started = time.perf_counter()
-    yield Progress(0, 0, "Loading the model…")
+    yield Progress(0, 0, "Loading the model and reading the first tile…")
     predictor = models.load(config.model, device=config.device, flips=config.flips)
     yield Progress(0, 0, "Opening the slide…", seconds=time.perf_counter() - started)
     with request.source.open() as slide:

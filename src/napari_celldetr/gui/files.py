@@ -10,13 +10,16 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
 
+from napari_celldetr.core.annotations import SAID
 from napari_celldetr.core.errors import CellDETRError
+from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.file_jobs import import_job
 from napari_celldetr.gui.overlay import canvas_size_of, view_of
 from napari_celldetr.gui.panel import JobRunner
 from napari_celldetr.gui.parts import stem_of
 from napari_celldetr.gui.review_parts import GREY
 from napari_celldetr.gui.session import SlideSession
+from napari_celldetr.pipeline.csv_file import areas_path
 from napari_celldetr.pipeline.export_check import ExportCheck
 from napari_celldetr.pipeline.history import is_history
 from napari_celldetr.pipeline.legend import LegendEntry
@@ -91,6 +94,9 @@ class Exporter(QObject):
         self._end()
         said = f"{found:,} rows written" if isinstance(found, int) else found.sentence()
         text = f"{self._target.name}: {said}."
+        if isinstance(found, ExportCheck) and found.areas and self._target.suffix == ".csv":
+            text += f" The areas are in {areas_path(self._target).name}."
+        text += f" Folder: {self._target.absolute().parent}"
         show_info(text)
         self.told.emit(text)
         self.over.emit()
@@ -218,7 +224,15 @@ def save_picture(viewer: Any, session: SlideSession, path: str | Path) -> Path:
     legend = [LegendEntry(k, colors.get(k, GREY), n) for k, n in counts.items()]
     target = Path(path).with_suffix(".png")
     picture = view_picture(
-        np.ascontiguousarray(shot), um_per_px=um, legend=legend, title=session.layer.name
+        np.ascontiguousarray(shot), um_per_px=um, legend=legend, title=_title(session, region)
     )
     write_picture(picture, target)
     return target
+
+
+def _title(session: SlideSession, region: Region | None) -> str:
+    name = str(session.layer.name)
+    cells = session.cells
+    if region is None or not SAID[cells.status[cells.rows_in(region)]].any():
+        return name
+    return f"{name}. White diamonds: cells that a person changed, added or confirmed"

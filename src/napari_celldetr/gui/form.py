@@ -98,6 +98,8 @@ def make_editor(setting: Setting) -> QWidget:
         editor = QSpinBox()
         editor.setRange(int(info.ge or 0), int(info.le if info.le is not None else 2**31 - 1))
         editor.setSuffix(suffix)
+        if info.zero and editor.minimum() == 0:
+            editor.setSpecialValueText(info.zero)
         editor.setValue(int(setting.default or 0))
     elif setting.kind is float:
         editor = optional_spin(setting) if setting.optional else QDoubleSpinBox()

@@ -21,6 +21,8 @@ CLEAR = (0.0, 0.0, 0.0, 0.0)
 MARK_SIZE, CORNER_SIZE = 0.62, 0.5
 """Of a usual nucleus: marks on dots, and at the corners of boxes, which leave the nucleus free."""
 RING_SIZE = 1.3
+HANDLE_PX = 7.0
+"""Width of the squares at the corners of the selected box, on the screen."""
 MARK_RIM, RING_RIM = 0.16, 0.07
 MAX_MARKS = 8_000
 """More marks than this would block the window while they are handed over."""
@@ -53,18 +55,22 @@ def marks_of(
     *,
     nucleus_px: float,
     boxed: bool = False,
+    zoom: float = 1.0,
 ) -> Marks:
     """Marks for the rows in view; with `boxed` cells are drawn as boxes, which bear them outside.
 
-    A white diamond with a rim of the class for cells that a person vouches for, a yellow frame
-    for selected ones, a cross where a person deleted a claim.
+    A white diamond with a rim of the class for cells that a person vouches for, a cross where a
+    person deleted a claim, a yellow frame for selected ones. Boxes are themselves yellow then,
+    and a single one has squares at its corners, by which it can be dragged. `zoom` is screen px
+    per level-0 px.
     """
     said = rows[SAID[cells.status[rows]]]
     size = nucleus_px * (CORNER_SIZE if boxed else MARK_SIZE)
     parts = [
         _part(cells, deleted, "x", nucleus_px * MARK_SIZE, GONE, WHITE),
         _part(cells, said, "diamond", size, WHITE, None, colors, at_corner=boxed),
-        _part(cells, selected, "square", None, CLEAR, SELECTED),
+        _part(cells, selected[: 0 if boxed else None], "square", None, CLEAR, SELECTED),
+        _handles(cells, selected, HANDLE_PX / zoom) if boxed else _none(),
     ]
     return Marks(
         np.concatenate([p.data for p in parts])[:MAX_MARKS],
@@ -74,6 +80,22 @@ def marks_of(
         np.concatenate([p.border for p in parts])[:MAX_MARKS],
         np.concatenate([p.rim for p in parts])[:MAX_MARKS],
     )
+
+
+def _handles(cells: CellTable, selected: Rows, size: float) -> Marks:
+    if len(selected) != 1:
+        return _none()
+    x0, y0, x1, y1 = cells.boxes[selected[0]].tolist()
+    at = np.array([(y0, x0), (y0, x1), (y1, x1), (y1, x0)], np.float32) - np.float32(HALF)
+    full = np.full(4, size, np.float32)
+    rim = np.full(4, MARK_RIM, np.float32)
+    return Marks(at, full, np.full(4, "square", "U8"), _all(SELECTED, 4), _all(GONE, 4), rim)
+
+
+def _none() -> Marks:
+    empty = np.zeros(0, np.float32)
+    colors = np.zeros((0, 4), np.float32)
+    return Marks(np.zeros((0, 2), np.float32), empty, np.zeros(0, "U8"), colors, colors, empty)
 
 
 def _part(

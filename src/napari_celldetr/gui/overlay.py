@@ -37,7 +37,7 @@ from napari_celldetr.gui.layers import (
     raster_colors,
     typical_size,
 )
-from napari_celldetr.gui.marks import MAX_MARKS, marks_of
+from napari_celldetr.gui.marks import MAX_MARKS, SELECTED, marks_of
 from napari_celldetr.gui.raster import CellRaster
 
 MAX_POINTS = 15_000
@@ -53,7 +53,7 @@ USUAL_NUCLEUS_UM = 8.0
 """Before cells are known; what is drawn never follows a median more than twice off."""
 HATCH_COLORS = {"failed": (0.85, 0.1, 0.7, 0.9), "saturated": (0.95, 0.55, 0.0, 0.9)}
 AREA_COLORS = {"complete": (0.1, 0.75, 0.25, 1.0), "region": (1.0, 0.83, 0.0, 1.0)}
-AREA_LINE_UM = 2.0
+AREA_LINE_PX = 3.0
 SKETCH_COLOR = (0.0, 0.95, 0.95, 1.0)
 HATCH_WORDS = {"failed": "Could not be analysed", "saturated": "Too many cells"}
 DISTANCES = ("far", "mid", "near")
@@ -394,7 +394,7 @@ class Overlay:
             with _same_selection(self._viewer):
                 self._viewer.add_layer(layer)
             self._layers["sketch"] = layer
-        layer.edge_width = 2.0 ** np.round(np.log2(LINE_PX / zoom))
+        layer.edge_width = _line_width(LINE_PX, zoom)
         layer.data = line_data(np.asarray(corners, np.float64))
         layer.edge_color = np.array([SKETCH_COLOR])
 
@@ -409,7 +409,7 @@ class Overlay:
                 ndim=2,
                 name=self._named("Areas"),
                 vector_style="line",
-                edge_width=AREA_LINE_UM / float(np.mean(self.frame.scale)),
+                edge_width=1.0,
                 **self.frame.layer_options(),
             )
             layer.editable = False
@@ -422,6 +422,14 @@ class Overlay:
         layer.data = np.concatenate(lines) if lines else np.zeros((0, 2, 2), np.float32)
         if lines:
             layer.edge_color = np.repeat(np.array(colors), [len(x) for x in lines], axis=0)
+        if self._view is not None:
+            self._fit_areas(self._view.zoom)
+
+    def _fit_areas(self, zoom: float) -> None:
+        layer = self._layers.get("areas")
+        width = _line_width(AREA_LINE_PX, zoom)
+        if layer is not None and layer.edge_width != width:
+            layer.edge_width = width
 
     def _hatch(self, tile: Tile, state: str) -> None:
         tiles = self._hatched[state]
@@ -462,6 +470,7 @@ class Overlay:
         if view is None or not self._layers:
             return
         self._view = view
+        self._fit_areas(view.zoom)
         near, shown = self.cells.rows_in(view.grown()), self.cells.rows_in(view.region)
         level = choose_level(self._nucleus_px * view.zoom, len(near), len(shown))
         # napari slices what is visible alone: data given to a hidden layer would not fit the
@@ -513,14 +522,14 @@ class Overlay:
         layer = self._layers.get("near")
         if layer is None:
             return
-        # In powers of two, or every zoom step would build the mesh of all edges once more.
-        width = 2.0 ** np.round(np.log2(LINE_PX / zoom))
+        width = _line_width(LINE_PX, zoom)
         with _at_once(layer):
             if layer.edge_width != width:
                 layer.edge_width = width
             layer.data = edge_data(self.cells.boxes[rows])
             if len(rows):
                 colors = class_rgba(self.cells.class_ids[rows], self.colors)
+                colors[np.isin(rows, self.selected)] = SELECTED
                 layer.edge_color = np.repeat(colors, 4, axis=0)
 
     def _draw_marks(self, level: Level, view: View, near: Rows) -> None:
@@ -539,6 +548,7 @@ class Overlay:
             self.colors,
             nucleus_px=self._nucleus_px,
             boxed=level is Level.NEAR,
+            zoom=view.zoom,
         )
         if not len(marks) and not len(layer.data):
             return
@@ -567,6 +577,14 @@ class Overlay:
             yield
         finally:
             self._ours = False
+
+
+def _line_width(screen_px: float, zoom: float) -> float:
+    """Level-0 px of a line so wide on the screen.
+
+    In powers of two, or every zoom step would build the mesh of all lines once more.
+    """
+    return float(2.0 ** np.round(np.log2(screen_px / zoom)))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QDockWidget,
     QFrame,
@@ -149,6 +149,24 @@ class _WindowWatch(QObject):
         return True
 
 
+class _Scroll(QScrollArea):
+    """Scrolls up and down alone: it is never narrower than what is in it and the bar beside."""
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """See when the content wants another width."""
+        if event.type() == QEvent.Type.LayoutRequest and watched is self.widget():
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        """Room for the content's width."""
+        hint, inner = super().minimumSizeHint(), self.widget()
+        if inner is None:
+            return hint
+        bar = self.verticalScrollBar().sizeHint().width()
+        return QSize(inner.minimumSizeHint().width() + bar, hint.height())
+
+
 class Dock(QWidget):
     """A dock's inner widget: `shut_down` is called once, when it is closed or taken out.
 
@@ -161,7 +179,7 @@ class Dock(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._was_docked = self._is_shut = False
+        self._was_docked = self._is_shut = self._is_behind = False
 
     def shut_down(self) -> None:
         """Stop everything this dock started and stop listening to the viewer; once."""
@@ -174,7 +192,7 @@ class Dock(QWidget):
 
     def fill(self, inner: QWidget) -> None:
         """Fill the dock with `inner`, which scrolls up and down where the window is low."""
-        area = QScrollArea()
+        area = _Scroll()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -199,7 +217,25 @@ class Dock(QWidget):
                 self.shut_down()
         elif event.type() == QEvent.Type.Show:
             self._watch_window()
+            if not event.spontaneous():
+                QTimer.singleShot(0, self, self._come_to_front)
         return bool(super().event(event))
+
+    def _come_to_front(self) -> None:
+        """A dock that was asked for must not open behind another one's tab."""
+        frame = _frame_of(self)
+        if frame is not None and not self._is_shut:
+            frame.raise_()
+
+    def _on_seen(self, seen: bool) -> None:
+        frame = _frame_of(self)
+        if frame is None or self._is_shut:
+            return
+        if not seen and frame.isHidden() and self._is_behind:
+            # Menus hide a dock that is there already. Whoever chose it behind another one's tab
+            # wanted to see it.
+            QTimer.singleShot(0, frame, frame.show)
+        self._is_behind = not seen and not frame.isHidden()
 
     def _watch_window(self) -> None:
         window = self.window()
@@ -210,6 +246,8 @@ class Dock(QWidget):
             if isinstance(window, QMainWindow):
                 self._share_place(window, list(watch.docks))
             watch.docks.add(self)
+            if (frame := _frame_of(self)) is not None:
+                frame.visibilityChanged.connect(self._on_seen)
 
     def _share_place(self, window: QMainWindow, others: list[Dock]) -> None:
         """Be a tab beside another dock at the same side: two below each other are too low."""

@@ -157,6 +157,7 @@ def counts_table() -> QTableWidget:
     table = QTableWidget(0, len(COLUMNS))
     table.setHorizontalHeaderLabels(COLUMNS)
     table.verticalHeader().setVisible(False)
+    table.verticalHeader().setDefaultSectionSize(round(1.5 * table.fontMetrics().height()))
     table.setEditTriggers(QTableWidget.EditTrigger.NoEditTriggers)
     table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
     table.setFocusPolicy(Qt.FocusPolicy.NoFocus)

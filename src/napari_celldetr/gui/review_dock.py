@@ -37,8 +37,9 @@ from napari_celldetr.gui.review_jobs import SlideAsker
 from napari_celldetr.gui.review_parts import SCREEN, SLIDE, ClassList, Readout, ToolBox
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import source_of_layer
-from napari_celldetr.gui.summary import area_mm2, class_rows
-from napari_celldetr.gui.tools import Proposal, Tool, Tools, key_sheet
+from napari_celldetr.gui.summary import area_mm2, area_words, class_rows
+from napari_celldetr.gui.tool_kinds import Proposal, Tool, key_sheet
+from napari_celldetr.gui.tools import Tools
 
 RECOUNT_MS = 60
 SAVED_MS = 500
@@ -50,6 +51,8 @@ NO_CELLS_TEXT = (
     "No cells yet. Find them with Detect cells (Plugins › CellDETR), or press Add and click where "
     "cells are."
 )
+NO_CELL = 0.05
+"""A lower score is as good as none."""
 AREA_NAMES = {"complete": "Complete area", "region": "Region"}
 HEAT_LAYER = "Where the model looks"
 
@@ -136,7 +139,7 @@ class ReviewDock(Dock):
 
     def _build_history(self) -> QHBoxLayout:
         self.undo_button = QPushButton("Undo (Ctrl-Z)")
-        self.redo_button = QPushButton("Redo (Ctrl-⇧-Z)")
+        self.redo_button = QPushButton("Redo")
         self.keys_button = QPushButton("Keys (F1)")
         self.keys_button.setCheckable(True)
         self.keys_button.setToolTip("Show all keys on the slide")
@@ -159,14 +162,14 @@ class ReviewDock(Dock):
         return self.conflicts
 
     def _build_files(self) -> QGridLayout:
-        self.table_button = QPushButton("Cell table…")
+        self.table_button = QPushButton("Table…")
         self.table_button.setToolTip("All cells as a table; a row shows its cell")
         self.importer = Importer(self)
         self.import_button = self.importer.button
         tooltip = "Save cells with your corrections, or the history of these"
         self.exporter = Exporter(self, tooltip=tooltip, history=True)
         self.export_button = self.exporter.button
-        self.picture_button = QPushButton("Save picture…")
+        self.picture_button = QPushButton("Picture…")
         self.picture_button.setToolTip("The view with scale bar and legend as a PNG")
         self.heat_button = QPushButton("Show where the model looks")
         self.heat_button.setCheckable(True)
@@ -179,8 +182,8 @@ class ReviewDock(Dock):
             self.export_button,
         )
         for i, button in enumerate(buttons):
-            grid.addWidget(button, i // 2, i % 2)
-        grid.addWidget(self.heat_button, 2, 0, 1, 2)
+            grid.addWidget(button, 0, i)
+        grid.addWidget(self.heat_button, 1, 0, 1, len(buttons))
         return grid
 
     def _connect(self) -> None:
@@ -254,8 +257,12 @@ class ReviewDock(Dock):
             "H": self.hide_cells,
             "F1": self.keys_button.toggle,
         }
+        self.viewer.layers.selection.events.active.connect(self._on_active)
         self._watch.start()
         self._take_hold()
+
+    def _on_active(self, event: Any = None) -> None:
+        self._show_tools()
 
     def _take_hold(self) -> None:
         """Mouse and keys go to the chosen tool at once, where there are cells to work on."""
@@ -269,6 +276,7 @@ class ReviewDock(Dock):
             runner.abandon()
         for signal, call in self._signals(session):
             signal.disconnect(call)
+        self.viewer.layers.selection.events.active.disconnect(self._on_active)
         if self.tools is not None:
             self.tools.detach()
             self.tools = None
@@ -290,9 +298,12 @@ class ReviewDock(Dock):
     # Showing ----------------------------------------------------------------------------
 
     def _on_opened(self) -> None:
-        if self.tools is not None and not self.tools.attached:
+        fresh = self.tools is not None and not self.tools.attached
+        if fresh:
             self._take_hold()
         self._show_all()
+        if fresh and self.session is not None and len(self.session.cells):
+            self.tell(_back_words(self.session))
 
     def _show_all(self) -> None:
         self._on_cells()
@@ -325,13 +336,30 @@ class ReviewDock(Dock):
         self._recount.start()
 
     def _show_classes(self) -> None:
-        if self.session is not None and self.tools is not None:
-            self.classes.show_classes(self.session.color_names, self.tools.class_name)
+        session, tools = self.session, self.tools
+        if session is None or tools is None:
+            return
+        rows = session.selected
+        if tools.proposal is not None:
+            whose, chosen = "the answer", {tools.proposal.class_name}
+        elif len(rows):
+            names = [*session.cells.class_names, None]
+            chosen = {names[i] for i in np.unique(session.cells.class_ids[rows]).tolist()}
+            whose = "the selected cell" if len(rows) == 1 else f"{len(rows):,} cells"
+        else:
+            whose, chosen = "the next cells", {tools.class_name}
+        self.classes.show_classes(session.color_names, chosen, f"Class of {whose}:")
 
     def _show_tools(self) -> None:
         if self.tools is None:
             return
-        self.tool_box.show_tool(self.tools.tool, self.tools.class_name)
+        active = self.viewer.layers.selection.active
+        # The viewer may be a proxy, whose layers are equal to ours but not the same.
+        if self.tools.attached and active != self.tools.layer:
+            other = "no layer" if active is None else f"the layer “{active.name}”"
+            self.tool_box.show_none(f"The mouse works on {other} now. Press a tool to go on here.")
+        else:
+            self.tool_box.show_tool(self.tools.tool, self.tools.class_name)
         self._show_classes()
         self._show_selection()
 
@@ -340,6 +368,7 @@ class ReviewDock(Dock):
         if session is None or tools is None:
             return
         proposal, rows = tools.proposal, session.selected
+        self._show_classes()
         self.right_button.setEnabled(proposal is not None or len(rows) > 0)
         self.delete_button.setEnabled(proposal is None and len(rows) > 0)
         self.delete_button.setVisible(proposal is None)
@@ -355,12 +384,13 @@ class ReviewDock(Dock):
         session = self.session
         if session is None:
             return
-        for button, what, word in (
-            (self.undo_button, session.can_undo, "Undo"),
-            (self.redo_button, session.can_redo, "Redo"),
+        for button, what, word, key in (
+            (self.undo_button, session.can_undo, "Undo", "Ctrl-Z"),
+            (self.redo_button, session.can_redo, "Redo", "Ctrl-Shift-Z"),
         ):
             button.setEnabled(what is not None and not session.read_only)
-            button.setToolTip(f"{word}: {what}" if what else f"There is nothing to {word.lower()}")
+            nothing = f"There is nothing to {word.lower()}"
+            button.setToolTip(f"{word} ({key}): {what}" if what else f"{nothing} ({key})")
         # A selected cell may have another class, box or author now.
         self._show_selection()
 
@@ -389,6 +419,8 @@ class ReviewDock(Dock):
         rows, px, note = self._counted(session, self.readout.combo().currentData())
         area = area_mm2(px, session.frame.mpp)
         counts = session.cells.counts(rows)
+        where = [] if area is None else [f"On {area_words(area)} analysed, glass included."]
+        note = " ".join([*where, note]).strip()
         self.readout.show_rows(class_rows(counts, area_mm2=area), session.color_names, note)
 
     def _counted(self, session: SlideSession, where: str) -> tuple[Any, float, str]:
@@ -460,7 +492,9 @@ class ReviewDock(Dock):
     def hide_cells(self) -> None:
         """Hide the cells to see the tissue, or show them again."""
         if self.session is not None and self.session.overlay is not None:
-            self.session.overlay.hide(not self.session.overlay.hidden)
+            hidden = not self.session.overlay.hidden
+            self.session.overlay.hide(hidden)
+            self.tell("The cells are hidden; H shows them again." if hidden else "")
 
     def next_conflict(self) -> None:
         """Go to the next place where a newer run and a correction differ."""
@@ -506,14 +540,15 @@ class ReviewDock(Dock):
 
     def _on_answer(self, proposal: Proposal) -> None:
         if self.tools is not None:
-            self.tools.propose(proposal)
-            self.tell("")
+            self.tools.answer(proposal)
 
     def show_heat(self, shown: bool) -> None:
         """How sure the model is of a nucleus at each place in view, as a layer."""
         old = [x for x in self.viewer.layers if x.name == HEAT_LAYER]
         for layer in old:
             self.viewer.layers.remove(layer)
+        if old and not shown:
+            self.tell("")
         asker = self._ask_model() if shown else None
         session = self.session
         view = None if session is None else session.view()
@@ -600,12 +635,14 @@ class ReviewDock(Dock):
 
 
 def _proposal_words(proposal: Proposal, threshold: float) -> str:
-    name = proposal.class_name or "unknown type"
-    said = f"The model sees a cell here: {name}, score {proposal.score:.2f}."
-    if proposal.score < threshold:
-        below = f"{proposal.score:.2f} < {threshold:.2f}"
-        said = f"Below your score ({below}), so not shown. Likely: {name}."
-    return f"{said} A class's number changes it first."
+    name, score = proposal.class_name or "unknown type", proposal.score
+    if score < NO_CELL:
+        return f"The model sees no cell here (score {score:.2f}). Its best guess would be {name}."
+    said = f"The model sees a cell here: {name}, score {score:.2f}."
+    if score < threshold:
+        below = f"{score:.2f} is below the {threshold:.2f} that you show"
+        said = f"The model is unsure: {name}, score {score:.2f}; {below}."
+    return f"{said} Press a class's number to change it before accepting."
 
 
 def _selection_words(session: SlideSession) -> str:
@@ -649,6 +686,14 @@ def _corrected_words(session: SlideSession) -> str:
     if not said and not gone:
         return "No corrections yet."
     return f"People added, changed or confirmed {said:,} of these, and deleted {gone:,}."
+
+
+def _back_words(session: SlideSession) -> str:
+    cells = session.cells
+    kept = int(cells.kept.sum())
+    said = len(cells.annotations.cells)
+    corrected = f", {said:,} of them touched by people," if said else ""
+    return f"{kept:,} cells of earlier work{corrected} are back, and the view."
 
 
 def _saved_words(session: SlideSession) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import Models, SlideSource
-from napari_celldetr.gui.tools import Proposal
+from napari_celldetr.gui.tool_kinds import Proposal
 
 
 @dataclass

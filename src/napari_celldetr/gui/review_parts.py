@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
@@ -22,14 +22,16 @@ from qtpy.QtWidgets import (
 from napari_celldetr.gui.parts import (
     counts_table,
     fill_counts,
+    keep_lines,
     short_combo,
     swatch,
     wrapped_label,
 )
-from napari_celldetr.gui.tools import TOOLS, Tool
+from napari_celldetr.gui.tool_kinds import TOOLS, Tool
 
 Color = tuple[int, int, int]
 PER_ROW = 3
+HINT_LINES = 3
 MOST_KEYS = 9
 UNKNOWN_TEXT = "unknown"
 GREY: Color = (160, 160, 160)
@@ -61,6 +63,15 @@ class ToolBox(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(grid)
         column.addWidget(self.hint)
+        keep_lines(self.hint, HINT_LINES)
+
+    def show_none(self, why: str) -> None:
+        """None of them has the mouse just now."""
+        self._group.setExclusive(False)
+        for button in self._buttons.values():
+            button.setChecked(False)
+        self._group.setExclusive(True)
+        self.hint.setText(why)
 
     def show_tool(self, tool: Tool, class_name: str | None = None) -> None:
         """Which one is in use, and the class of what it makes."""
@@ -88,15 +99,22 @@ class ClassList(QWidget):
         self._column.setSpacing(2)
         self._buttons: dict[str | None, QToolButton] = {}
         self._shown: tuple[Any, ...] = ()
+        self.heading = wrapped_label("")
         self.new_button = QToolButton()
-        self.new_button.setText("+ new class…")
+        self.new_button.setText("+ class…")
         self.new_button.setAutoRaise(True)
         self.new_button.setToolTip("Add a class of your own; cells can then be given it")
         self.new_button.clicked.connect(self._ask)
-        self._column.addWidget(self.new_button)
+        row = QHBoxLayout()
+        row.addWidget(self.heading, 1)
+        row.addWidget(self.new_button)
+        self._column.addLayout(row)
 
-    def show_classes(self, colors: Mapping[str, Color], now: str | None) -> None:
-        """These classes, of which `now` is in use (None for unknown)."""
+    def show_classes(
+        self, colors: Mapping[str, Color], now: Collection[str | None], heading: str
+    ) -> None:
+        """These classes, of which those in `now` are marked where they are one (None: unknown)."""
+        self.heading.setText(heading)
         state = (tuple(colors.items()),)
         if state != self._shown:
             self._shown = state
@@ -110,15 +128,16 @@ class ClassList(QWidget):
             ]
             for place, (name, key, color) in enumerate([*rows, (None, "0", GREY)]):
                 button = self._button(name, key, color)
-                self._column.insertWidget(place, button)
+                self._column.insertWidget(1 + place, button)
                 self._buttons[name] = button
         for name, button in self._buttons.items():
-            button.setChecked(name == now)
+            button.setChecked(len(now) == 1 and name in now)
 
     def _button(self, name: str | None, key: str, color: Color) -> QToolButton:
         button = QToolButton()
         words = name if name is not None else UNKNOWN_TEXT
-        button.setText(f"{words}   ({key})" if key else words)
+        # The style sets the swatch close to the name.
+        button.setText(f" {words}   ({key})" if key else f" {words}")
         button.setIcon(swatch(color))
         button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         button.setCheckable(True)
@@ -155,8 +174,10 @@ class Readout(QWidget):
         self.where.addItem("What is on the screen", SCREEN)
         self.where.addItem("Whole slide", SLIDE)
         self.where.currentIndexChanged.connect(self._on_where)
+        # Keys are meant for the slide again.
+        self.where.activated.connect(lambda _: self.where.clearFocus())
         self.remove_button = QToolButton()
-        self.remove_button.setText("Remove")
+        self.remove_button.setText("✕")
         self.remove_button.setToolTip("Take this area away; the cells in it stay as they are")
         self.remove_button.setVisible(False)
         self.remove_button.clicked.connect(lambda: self.removed.emit(self.where.currentData()))

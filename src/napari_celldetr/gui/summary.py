@@ -35,6 +35,11 @@ def area_mm2(px: float, mpp: tuple[float, float] | None) -> float | None:
     return None if mpp is None or px <= 0 else px * mpp[0] * mpp[1] / 1e6
 
 
+def area_words(mm2: float) -> str:
+    """``1.23 mm²``, with three figures that mean something at any size."""
+    return f"{mm2:,.0f} mm²" if mm2 >= 100 else f"{mm2:.3g} mm²"
+
+
 def gaps(report: Any) -> list[str]:
     """What is missing from the result, one sentence each; empty when nothing is."""
     said = []
@@ -42,13 +47,14 @@ def gaps(report: Any) -> list[str]:
     if n := getattr(report, "failed", 0):
         why = Counter(reasons.values()).most_common(1)
         said.append(
-            f"{_tiles(n)} could not be analysed; they are hatched and their cells are missing"
-            + (f" ({why[0][0].rstrip('.')})." if why else ".")
+            f"{_tiles(n)} could not be analysed, {'is' if n == 1 else 'are'} hatched, "
+            "and the cells there are missing" + (f" ({why[0][0].rstrip('.')})." if why else ".")
         )
     if n := getattr(report, "saturated", 0):
-        said.append(f"{_tiles(n)} hold more cells than the model can return; some are missing.")
+        verb = "holds" if n == 1 else "hold"
+        said.append(f"{_tiles(n)} {verb} more cells than the model can return; some are missing.")
     if n := getattr(report, "skipped", 0):
-        said.append(f"{_tiles(n)} without tissue were left out.")
+        said.append(f"{_tiles(n)} without tissue {'was' if n == 1 else 'were'} left out.")
     return said + list(getattr(report, "warnings", ()))
 
 

@@ -40,7 +40,8 @@ NONE_TEXT = {
     SELECTED: "No cell is selected.",
     CORRECTED: "Nothing was corrected.",
 }
-HEADINGS = {"class_probability": "Model's certainty of class", "dab_share": "DAB share"}
+STATUS_TEXT = STATUS_WORDS | {Status.CLAIMED: "not reviewed"}
+HEADINGS = {"class_probability": "Class certainty", "dab_share": "DAB share"}
 """Measured columns as people say them; others are shown by their names."""
 
 
@@ -131,18 +132,14 @@ class CellModel(QAbstractTableModel):
             side = column - 5
             return np.asarray((boxes[:, side + 2] - boxes[:, side]) * scale[side])
         name = self._measured[column - 7]
-        values = np.asarray(cells.measured_column(name, rows))
-        if name == "class_probability":
-            # It is of the class that the model gave.
-            values = np.where(cells.status[rows] == Status.RECLASSED, np.nan, values)
-        return values
+        return np.asarray(cells.measured_column(name, rows))
 
     def _text(self, column: int, rows: Rows) -> str:
         cells = self.session.cells
         if column == 0:
             return str([*cells.class_names, "unknown"][int(cells.class_ids[rows[0]])])
         if column == 2:
-            return STATUS_WORDS.get(Status(int(cells.status[rows[0]])), "gone")
+            return STATUS_TEXT.get(Status(int(cells.status[rows[0]])), "gone")
         value = self._values(column, rows)[0]
         if isinstance(value, str):
             return value
@@ -179,6 +176,7 @@ class TableDock(Dock):
         self.view.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         header = self.view.horizontalHeader()
         header.setSectionsClickable(True)
+        header.setStretchLastSection(True)
         header.sectionClicked.connect(self._on_heading)
         row = QHBoxLayout()
         row.addWidget(self.which)

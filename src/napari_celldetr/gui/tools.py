@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr.core.annotations import Area
+from napari_celldetr.core.annotations import Area, Edit
+from napari_celldetr.core.boxes import paired_iou
 from napari_celldetr.core.claims import Rows
-from napari_celldetr.core.edits import add, confirm, delete, mark, move, relabel, unmark
+from napari_celldetr.core.edits import (
+    UNKNOWN_WORD,
+    add,
+    confirm,
+    delete,
+    mark,
+    move,
+    relabel,
+    unmark,
+)
 from napari_celldetr.core.errors import AnnotationError, CellDETRError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.overlay import NO_ROWS, camera_of
 from napari_celldetr.gui.session import SlideSession
+from napari_celldetr.gui.tool_kinds import HELP, TOOLS, Proposal, Tool
 
 GRAB_PX = 7.0
 """Screen px around a corner of the selected box in which it can be resized."""
@@ -27,105 +37,8 @@ CLICK_PX = 4.0
 BRUSH_PX = 14.0
 SMALLEST_UM = 1.5
 """Boxes narrower than this are slips of the hand."""
-
-
-class Tool(StrEnum):
-    """What a click or a drag means."""
-
-    SELECT = "select"
-    ADD = "add"
-    ASK = "ask"
-    PAINT = "paint"
-    LASSO = "lasso"
-    REGION = "region"
-    AREA = "area"
-
-
-@dataclass(frozen=True)
-class ToolInfo:
-    """How a tool is offered: `key` chooses it, `hint` says what the mouse does then."""
-
-    name: str
-    key: str
-    hint: str
-
-
-TOOLS: dict[Tool, ToolInfo] = {
-    Tool.SELECT: ToolInfo(
-        "Select",
-        "v",
-        "Click a cell to select it, Shift-click for more. Drag a selected cell to move it, its "
-        "corner to resize it. Drag elsewhere to move the slide.",
-    ),
-    Tool.ADD: ToolInfo(
-        "Add",
-        "a",
-        "Click where a cell is missing, or drag its box.",
-    ),
-    Tool.ASK: ToolInfo(
-        "Ask",
-        "q",
-        "Click a missed cell: the model says what it sees there. Enter accepts, Esc rejects.",
-    ),
-    Tool.PAINT: ToolInfo(
-        "Paint",
-        "p",
-        "Drag over cells to give them the chosen class.",
-    ),
-    Tool.LASSO: ToolInfo(
-        "Lasso",
-        "l",
-        "Drag around cells to select them all.",
-    ),
-    Tool.REGION: ToolInfo(
-        "Region",
-        "r",
-        "Drag around an area to count in, a tumour for instance.",
-    ),
-    Tool.AREA: ToolInfo(
-        "Complete area",
-        "c",
-        "Drag around an area in which every cell is now right: all cells shown in it are "
-        "confirmed, and its empty places count as “no cell”.",
-    ),
-}
-"""Tools in the order in which they are offered."""
-
-OTHER_KEYS: tuple[tuple[str, str], ...] = (
-    ("1 … 9", "class of the selected cells, or of the next ones"),
-    ("0", "class unknown"),
-    ("Delete", "delete the selected cells"),
-    ("Enter", "the selected cells are right; accept the model's answer"),
-    ("Esc", "select nothing; reject the model's answer"),
-    ("Ctrl-Z", "undo"),
-    ("Ctrl-Shift-Z", "redo"),
-    ("N", "next disagreement with the model"),
-    ("H", "hide or show the cells"),
-    ("Space", "hold to move the slide with any tool"),
-    ("F1", "show or hide these keys"),
-)
-
-
-HELP = "CellDETR keys: V select, A add, Q ask, 1–9 class, Del delete, Ctrl-Z undo, F1 all keys"
-"""What the viewer's status bar says instead of napari's own keys for points."""
-
-
-def key_sheet() -> str:
-    """All keys, one a line, for the canvas."""
-    rows = [(info.key.upper(), info.name.lower()) for info in TOOLS.values()]
-    lines = [f"{key}:  {words}" for key, words in [*rows, *OTHER_KEYS]]
-    # The viewer draws the box behind its text a little too small.
-    lines = [max(lines, key=len) + "      " if len(x) == max(map(len, lines)) else x for x in lines]
-    return "\n".join([*lines, " "])
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What the model sees where someone clicked; not a cell until it is accepted."""
-
-    box: tuple[float, float, float, float]
-    class_name: str | None
-    score: float
+SAME = 0.5
+"""Boxes that share this much (intersection over union) are the same nucleus."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +145,7 @@ class Tools:
         """Use another tool."""
         self.tool = tool
         self.reject()
+        self.tell("")
         if self._layer is not None:
             # These tools draw with a drag, which must not move the slide.
             self._layer.mouse_pan = tool in (Tool.SELECT, Tool.ASK)
@@ -284,13 +198,29 @@ class Tools:
         proposal = self.proposal
         if proposal is not None:
             self.reject()
-            box = np.array([proposal.box], np.float32)
-            score = np.array([proposal.score], np.float32)
-            rows = self._do(lambda: add(self.session.cells, box, proposal.class_name, scores=score))
-            if len(rows):
-                self.session.select(rows[-1:])
+            self._add(proposal.box, proposal.class_name, proposal.score)
         elif len(self.session.selected):
             self._do(lambda: confirm(self.session.cells, self.session.selected))
+
+    def answer(self, proposal: Proposal) -> None:
+        """What the model sees where it was asked: a proposal, unless that cell is there."""
+        x0, y0, x1, y1 = proposal.box
+        row = self._cell_at(((x0 + x1) / 2, (y0 + y1) / 2))
+        if row is not None and _overlap(proposal.box, self.session.cells.boxes[row]) >= SAME:
+            self._show_cell(row)
+        else:
+            self.tell("")
+            self.propose(proposal)
+
+    def _cell_at(self, xy: tuple[float, float]) -> int | None:
+        """The cell whose box holds a place."""
+        return self.session.cells.nearest(xy, 0.0)
+
+    def _show_cell(self, row: int) -> None:
+        self.session.select(np.array([row]))
+        cells = self.session.cells
+        name = [*cells.class_names, UNKNOWN_WORD][int(cells.class_ids[row])]
+        self.tell(f"There is a cell here already: {name}. It is selected; Enter confirms it.")
 
     def propose(self, proposal: Proposal) -> None:
         """Show what the model sees."""
@@ -314,33 +244,35 @@ class Tools:
 
     def undo(self) -> None:
         """Take the last edit back."""
-        self._turn(self.session.undo, "Undo")
+        self._turn(self.session.undo, "undo", "Taken back")
 
     def redo(self) -> None:
         """Bring the last undone edit back."""
-        self._turn(self.session.redo, "Redo")
+        self._turn(self.session.redo, "redo", "Done again")
 
     def remove_area(self, area_id: str) -> None:
         """Take a drawn area away; the cells in it stay as they are."""
         self._do(lambda: unmark(self.session.cells, area_id))
-        if area_id not in self.session.cells.annotations.areas:
-            self.tell("Area removed; its cells are as they were. Ctrl-Z brings it back.")
 
-    def _turn(self, call: Callable[[], str | None], words: str) -> None:
+    def _turn(self, call: Callable[[], str | None], name: str, words: str) -> None:
         try:
             what = call()
         except AnnotationError as error:
             self.tell(str(error))
             return
-        nothing = f"There is nothing to {words.lower()}."
+        nothing = f"There is nothing to {name}."
         self.tell(f"{words}: {what}." if what else nothing)
 
-    def _do(self, make: Callable[[], Any]) -> Rows:
+    def _do(self, make: Callable[[], Edit]) -> Rows:
         try:
-            return self.session.edit(make())
+            edit = make()
+            rows = self.session.edit(edit)
         except CellDETRError as error:
             self.tell(str(error))
             return NO_ROWS
+        changes = bool(len(edit) or edit.areas)
+        self.tell(done_words(edit.what) if changes else "That is how it is already.")
+        return rows
 
     # The mouse --------------------------------------------------------------------------
 
@@ -459,17 +391,24 @@ class Tools:
             if not ends:
                 self._sketch(_corners(box) if drawn else None)
                 return
-            rows = self._do(
-                lambda: add(
-                    self.session.cells,
-                    np.array([self._checked(box)], np.float32),
-                    self.class_name,
-                )
-            )
-            if len(rows):
-                self.session.select(rows[-1:])
+            self._add(box, self.class_name)
 
         return step
+
+    def _add(
+        self, box: tuple[float, float, float, float], name: str | None, score: float = 1.0
+    ) -> None:
+        cells = self.session.cells
+        other = self._cell_at(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
+        twice = other is not None and _overlap(box, cells.boxes[other]) >= SAME
+        scores = np.array([score], np.float32)
+        rows = self._do(
+            lambda: add(cells, np.array([self._checked(box)], np.float32), name, scores=scores)
+        )
+        if len(rows):
+            self.session.select(rows[-1:])
+        if len(rows) and twice:
+            self.tell("Added a cell, but another one lies here. Ctrl-Z takes this one back.")
 
     def usual_box(self, xy: tuple[float, float]) -> tuple[float, float, float, float]:
         """A box of usual size around a point, as large as the nuclei nearby."""
@@ -503,7 +442,11 @@ class Tools:
                 self.reject()
                 # A key is meant for the answer now, not for a cell selected before.
                 self.session.select(NO_ROWS)
-                self.ask(path[0])
+                row = self._cell_at(path[0])
+                if row is None:
+                    self.ask(path[0])
+                else:
+                    self._show_cell(row)
 
         return step
 
@@ -549,7 +492,7 @@ class Tools:
             if shift:
                 rows = np.union1d(self.session.selected, rows)
             self.session.select(rows)
-            self.tell(f"{len(rows):,} cells selected.")
+            self.tell("")
 
         return step
 
@@ -574,15 +517,10 @@ class Tools:
 
     def _mark(self, area: Area) -> None:
         before = len(self.session.cells.annotations.areas)
-        rows = self._do(lambda: mark(self.session.cells, area))
+        self._do(lambda: mark(self.session.cells, area))
         areas = self.session.cells.annotations.areas
-        if len(areas) == before:
-            return
-        if area.kind == "complete":
-            self.tell(f"Marked as complete; {len(rows):,} cells confirmed. Ctrl-Z takes it back.")
-        else:
-            self.tell("Region added.")
-        self.marked(next(reversed(areas)))
+        if len(areas) > before:
+            self.marked(next(reversed(areas)))
 
     def _area(self, path: list[tuple[float, float]], kind: Any) -> Area | None:
         if not self._moved(path) or len(path) < 3:
@@ -605,6 +543,30 @@ class Tools:
     def _sketch(self, corners: NDArray[np.floating] | None) -> None:
         if self.session.overlay is not None:
             self.session.overlay.sketch(corners, zoom=self._zoom())
+
+
+PAST = {
+    "add": "Added",
+    "change": "Changed",
+    "confirm": "Confirmed",
+    "delete": "Deleted",
+    "mark": "Marked",
+    "move": "Moved",
+    "remove": "Removed",
+    "resize": "Resized",
+}
+
+
+def done_words(what: str) -> str:
+    """What an edit has done; ``delete 1 cell`` becomes ``Deleted 1 cell.`` in the dock."""
+    verb, _, rest = what.partition(" ")
+    return f"{PAST[verb]} {rest.replace(', confirm', ', confirmed')}."
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
+    boxes = np.array([one, other], np.float64)
+    return float(paired_iou(boxes[:1], boxes[1:])[0])
 
 
 def _quietly(call: Callable[[], None]) -> Callable[[Any], None]:

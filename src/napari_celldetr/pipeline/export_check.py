@@ -57,10 +57,10 @@ class ExportCheck:
         written = f"{self.cells:,} cell{'s' * (self.cells != 1)}{areas} written"
         if self.largest_offset_px is None:
             return written
-        offset = f"largest offset {self.largest_offset_px:.3f} px"
+        places = f"places exact to {self.largest_offset_px:.3f} px"
         if self.compared < self.cells:
-            return f"{written} and counted, {self.compared:,} read back; {offset}"
-        return f"{written} and read back; {offset}"
+            return f"{written} and counted, {self.compared:,} read back: {places}"
+        return f"{written} and read back: {places}"
 
 
 def compare(rows: CellRows, back: CellRows, *, has_ids: bool) -> ExportCheck:
