@@ -16,6 +16,7 @@ from napari_celldetr.core.edits import add
 from napari_celldetr.core.errors import ModelError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui import collector
+from napari_celldetr.gui.detect_dock import DetectDock
 from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.overlay import view_of
 from napari_celldetr.gui.review_dock import ReviewDock
@@ -72,6 +73,31 @@ def test_a_whole_run(make_dock, run_whole, field_image):
     assert dock.export_button.isEnabled()
     # The slide, three distances, corrections, and what was not analysed.
     assert len(viewer.layers) == 6
+
+
+def test_model_and_settings_come_back_with_the_slide(
+    make_dock, run_whole, make_napari_viewer_proxy, field_image, qtbot
+):
+    viewer, dock = make_dock(field_image)
+    dock.form.editor("flips").setChecked(True)
+    dock.form.editor("batch").setValue(3)
+    run_whole(dock)
+    qtbot.waitUntil(lambda: not dock.session._saver.running, timeout=10_000)
+    dock.shut_down()
+    other = fake_card(name="other", title="Other", weights_sha256="e" * 64)
+    models = FakeModels()
+    models.cards = lambda: [other, dock.models.cards()[0]]
+    viewer = make_napari_viewer_proxy()
+    viewer.add_layer(slide_image(field_image))
+    again = DetectDock(viewer, models=models)
+    viewer.window.add_dock_widget(again)
+    assert again.model_box.currentData().name == "other"
+    assert again.form.values()["flips"] is False
+    qtbot.waitUntil(lambda: again.session.state == "open", timeout=10_000)
+    assert again.model_box.currentData().name == dock.models.cards()[0].name
+    now = again.form.values()
+    assert (now["flips"], now["batch"], now["tile_px"]) == (True, 3, 256)
+    assert cells_of(again) == len(TRUTH)
 
 
 def test_only_the_merged_cells_stay(make_dock, run_whole, field_image):

@@ -6,7 +6,7 @@ from qtpy.QtWidgets import QDockWidget, QMainWindow
 
 from napari_celldetr.core.config import DetectConfig, describe, from_mapping
 from napari_celldetr.core.progress import Progress
-from napari_celldetr.gui.form import ConfigForm, make_editor, read_editor
+from napari_celldetr.gui.form import ConfigForm, make_editor, read_editor, write_editor
 from napari_celldetr.gui.panel import Dock, JobRunner, RunBar, progress_words, time_words
 
 
@@ -68,6 +68,13 @@ def test_every_kind_of_setting_is_read_back(qtbot):
             editor.setText(value)
         else:
             editor.setValue(value)
+        assert read_editor(editor) == value
+        write_editor(editor, setting.default)
+        assert read_editor(editor) == setting.default
+        for wrong in ([], object(), "no such choice" if setting.kind is not str else 3):
+            write_editor(editor, wrong)
+            assert read_editor(editor) == setting.default
+        write_editor(editor, value)
         assert read_editor(editor) == value
 
 

@@ -257,6 +257,7 @@ class DetectDock(Dock):
             now.cells_changed.connect(self._recount.start)
             now.opened.connect(self._on_opened)
         self._show_findings()
+        self._show_settings()
         self._show_results()
 
     def _let_go(self) -> None:
@@ -452,7 +453,20 @@ class DetectDock(Dock):
 
     def _on_opened(self) -> None:
         self._show_findings()
+        self._show_settings()
         self._show_results()
+
+    def _show_settings(self) -> None:
+        """Model and settings of the cells that came back, until another run is begun here."""
+        session = self.session
+        if session is None or self.runner.run or not session.settings:
+            return
+        for i in range(self.model_box.count()):
+            card = self.model_box.itemData(i)
+            if card.weights_sha256 == session.weights:
+                self.model_box.setCurrentIndex(i)
+                self._card = card
+        self.form.show_values(session.settings)
 
     def _show_findings(self) -> None:
         """What is doubtful about the pixel size, and one button where there is a remedy."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
@@ -56,6 +56,12 @@ class ConfigForm(QWidget):
     def values(self) -> dict[str, Any]:
         """The settings as they stand, ready for ``from_mapping``."""
         return {name: read_editor(w) for name, w in self._editors.items()}
+
+    def show_values(self, values: Mapping[str, Any]) -> None:
+        """Show settings, e.g. of an earlier run; what the form does not know is left out."""
+        for name, editor in self._editors.items():
+            if name in values:
+                write_editor(editor, values[name])
 
     def editor(self, name: str) -> QWidget:
         """The widget of one setting."""
@@ -138,6 +144,27 @@ def read_editor(editor: QWidget) -> Any:
         return editor.value()
     assert isinstance(editor, QLineEdit)
     return editor.text()
+
+
+def write_editor(editor: QWidget, value: Any) -> None:
+    """Put a value into a widget of `make_editor`; one that does not fit changes nothing."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(editor, QComboBox):
+        if (place := editor.findData(value)) >= 0:
+            editor.setCurrentIndex(place)
+    elif isinstance(editor, QCheckBox):
+        if isinstance(value, bool):
+            editor.setChecked(value)
+    elif isinstance(editor, QDoubleSpinBox):
+        if value is None and editor.property("optional"):
+            editor.setValue(editor.minimum())
+        elif number:
+            editor.setValue(float(value))
+    elif isinstance(editor, QSpinBox):
+        if number:
+            editor.setValue(int(value))
+    elif isinstance(editor, QLineEdit) and isinstance(value, str):
+        editor.setText(value)
 
 
 def _change_signal(editor: QWidget) -> Any:

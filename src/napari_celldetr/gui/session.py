@@ -6,6 +6,7 @@ done by jobs, whose results it takes over.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,6 +137,18 @@ class SlideSession(QObject):
     @cells.setter
     def cells(self, table: CellTable) -> None:
         self._now.cells = table
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of the run that found these cells; empty where there is none."""
+        if len(self._identity) < 2:
+            return {}
+        try:
+            found = json.loads(self._identity[1])
+        except (TypeError, ValueError):
+            # Written by another version, or by hand: then the dock keeps what it shows.
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def join(self, user: object) -> None:
         """A dock works with it from now on; the first one opens the slide's record."""
