@@ -153,26 +153,41 @@ def _failures(found: dict[str, Any]) -> str:
 
 def _few(found: dict[str, Any]) -> str:
     steps = found["steps"]
-    rows = []
-    for row in found["rows"]:
-        way = "linear probe" if row["probe"] else "fine-tuned"
-        rows.append(
-            [
-                f"{100 * row['share']:g} %",
-                way,
-                row["start"],
-                number(row["detection"]),
-                number(row["class_mean"]),
-            ]
-        )
+    starts = list(dict.fromkeys(row["start"] for row in found["rows"]))
+    cells = {(r["share"], r["probe"], r["start"]): r for r in found["rows"]}
+    rows = [
+        [
+            f"{100 * share:g} %",
+            *(number(cells[share, True, s]["class_mean"]) for s in starts),
+            *(number(cells[share, False, s]["detection"]) for s in starts),
+            *(number(cells[share, False, s]["class_mean"]) for s in starts),
+        ]
+        for share in dict.fromkeys(row["share"] for row in found["rows"])
+    ]
+    heads = [
+        f"{what}, {start}"
+        for what in ("probe: class mean", "fine-tuned: detection F1", "fine-tuned: class mean")
+        for start in starts
+    ]
     return (
         f"One fold by patient: {len(found['held_out'])} patients that nothing here has seen. "
         f"Pretraining {steps['pretraining']} steps, with boxes from the detector that 5 % of the "
         f"fields give; probe {steps['probe']}, fine-tuning {steps['tuning']} steps. A probe "
         "classifies cells at annotated places and does not detect; from ImageNet weights it reads "
         "a decoder that was never trained. Thresholds are the best on these very fields, one seed "
-        "each.\n\n" + table(["labelled fields", "", "start", "detection F1", "class mean"], rows)
+        "each.\n\n" + table(["labelled fields", *heads], rows) + "\n\n" + FEW_WORDS
     )
+
+
+FEW_WORDS = (
+    "At this size contrastive pretraining is of no use: its probes are worse than those on ImageNet "
+    "features at every share of labels, and after fine-tuning the two starts differ by less than "
+    "seeds do, but for 5 %, where it is worse. Some 90 fields of one organ without labels hold no "
+    "more than the labels do; no shipped model uses it. A quarter of the fields is enough for what "
+    "400 steps can learn; below that the lymphocytes, which stand in few of the fields, are lost, "
+    "while detection hardly suffers."
+)
+"""What the figures show, looked at by a person; to be read again when they are measured anew."""
 
 
 def _pixel_sizes(found: dict[str, Any]) -> str:
