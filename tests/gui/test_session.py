@@ -130,6 +130,32 @@ def test_a_slide_comes_back_as_it_was_left(begin, qtbot):
     assert not again.cells.annotations.cells
 
 
+def test_what_another_person_redoes_stays_the_word_of_who_said_it(begin, qtbot, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "ada")
+    session, user = begin()
+    run(session, random_table(50, SIZE).ordered())
+    rows = np.flatnonzero(session.cells.kept)[:3]
+    session.edit(relabel(session.cells, rows, "red"))
+    session.edit(confirm(session.cells, rows))
+    session.undo()
+    session.undo()
+    saved(session, qtbot)
+    session.leave(user)
+    monkeypatch.setenv("LOGNAME", "bob")
+    again, user = begin()
+    assert again.author == "bob"
+    again.redo()
+    again.edit(delete(again.cells, np.flatnonzero(again.cells.kept)[10:11]))
+    again.undo()
+    again.redo()
+    now = {key: said.author for key, said in again.cells.annotations.cells.items()}
+    assert sorted(now.values()) == ["ada", "ada", "ada", "bob"]
+    saved(again, qtbot)
+    again.leave(user)
+    third, _ = begin()
+    assert {k: said.author for k, said in third.cells.annotations.cells.items()} == now
+
+
 def test_a_second_window_on_the_slide_may_only_look(begin, qtbot):
     session, user = begin()
     run(session, random_table(50, SIZE).ordered())

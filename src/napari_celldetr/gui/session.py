@@ -511,7 +511,9 @@ class SlideSession(QObject):
 
     def _turn(self, kind: str, source: list[Edit], other: list[Edit]) -> str | None:
         self._refuse_if_read_only()
+        author = self.author
         if self._journal is not None:
+            author = (kind == "redo" and self._journal.redo_author) or author
             edit = getattr(self._journal, kind)()
         elif source:
             last = source.pop()
@@ -521,7 +523,7 @@ class SlideSession(QObject):
             edit = None
         if edit is None:
             return None
-        self._apply(edit, back=kind == "undo")
+        self._apply(edit, author=author, back=kind == "undo")
         what: str = edit.what
         return what
 
@@ -555,9 +557,9 @@ class SlideSession(QObject):
                 remedy="ask them to close it, then open it again",
             )
 
-    def _apply(self, edit: Edit, *, back: bool = False) -> Rows:
+    def _apply(self, edit: Edit, *, author: str = "", back: bool = False) -> Rows:
         before = edit.before.boxes[edit.before.boxes[:, 2] > edit.before.boxes[:, 0]]
-        rows = self.cells.apply(edit, author=self.author, back=back)
+        rows = self.cells.apply(edit, author=author or self.author, back=back)
         overlay = self.overlay or self.show_layers()
         overlay.set_colors(self.colors)
         if edit.areas:

@@ -66,10 +66,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An edit on the undo or redo stack."""
+    """An edit on the undo or redo stack, and who made it."""
 
     seq: int
     what: str
+    author: str
 
 
 class Journal:
@@ -258,7 +259,7 @@ class Journal:
 
     def _take(self, row: Row) -> None:
         """Let a row that is on disk take its place on the stacks."""
-        step = Step(row.seq, row.what)
+        step = Step(row.seq, row.what, row.author)
         if row.kind == "edit":
             self._undo.append(step)
             self._redo.clear()

@@ -38,6 +38,7 @@ class _Step:
     """An edit on a stack: in memory until it is saved, then known by its seq."""
 
     what: str
+    author: str
     edit: Edit | None = None
     seq: int | None = None
 
@@ -71,8 +72,8 @@ class JournalWriter:
             )
         self.journal = journal
         undo, redo = journal.steps()
-        self._undo = [_Step(step.what, seq=step.seq) for step in undo]
-        self._redo = [_Step(step.what, seq=step.seq) for step in redo]
+        self._undo = [_Step(s.what, s.author, seq=s.seq) for s in undo]
+        self._redo = [_Step(s.what, s.author, seq=s.seq) for s in redo]
         self._queue: deque[_Action] = deque()
         self._failure: AnnotationError | None = None
         self._hurry = self._closing = self._given_up = False
@@ -92,7 +93,7 @@ class JournalWriter:
                 found=f"{len(edit):,} cells",
                 remedy="make it in several steps",
             )
-        step = _Step(edit.what, edit)
+        step = _Step(edit.what, self.journal.author, edit)
         with self._changed:
             self._put(_Action("edit", step, now(), edit, model, weights))
             self._undo.append(step)
@@ -118,6 +119,12 @@ class JournalWriter:
         """The words of the edit that `redo` would bring back."""
         with self._changed:
             return self._redo[-1].what if self._redo else None
+
+    @property
+    def redo_author(self) -> str:
+        """Who made the edit that `redo` would bring back: it is still that person's word."""
+        with self._changed:
+            return self._redo[-1].author if self._redo else ""
 
     def _turn(self, kind: Kind, source: list[_Step], other: list[_Step]) -> Edit | None:
         """Move the topmost step over; an older one is read from the file, past the thread."""
