@@ -133,6 +133,18 @@ def test_the_dock_says_when_another_layer_has_the_mouse(review):
     assert dock.tool_box.hint.text().startswith("Click where a cell is missing")
 
 
+def test_tools_take_hold_when_cells_come(make_dock, run_whole, field_image):
+    viewer, detect = make_dock(field_image)
+    dock = ReviewDock(viewer, models=detect.models)
+    viewer.window.add_dock_widget(dock, name="Review cells")
+    assert dock.tool_box.hint.text() == "Press a tool to begin."
+    assert not any(dock.tool_box.button(t).isChecked() for t in Tool)
+    run_whole(detect)
+    assert dock.tools.attached
+    assert dock.tool_box.button(Tool.SELECT).isChecked()
+    assert viewer.layers.selection.active == dock.session.overlay.layer("marks")
+
+
 def test_the_class_list_says_whose_class_it_shows(review):
     _, dock = review
     session = dock.session

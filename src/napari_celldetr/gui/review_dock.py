@@ -290,7 +290,7 @@ class ReviewDock(Dock):
             (session.cells_changed, self._on_cells),
             (session.selection_changed, self._show_selection),
             (session.journal_changed, self._show_history),
-            (session.claims_changed, self._show_conflicts),
+            (session.claims_changed, self._on_claims),
             (session.view_changed, self._recount.start),
             (session.opened, self._on_opened),
         )
@@ -304,6 +304,11 @@ class ReviewDock(Dock):
         self._show_all()
         if fresh and self.session is not None and len(self.session.cells):
             self.tell(_back_words(self.session))
+
+    def _on_claims(self) -> None:
+        if self.tools is not None and not self.tools.attached:
+            self._take_hold()
+        self._show_conflicts()
 
     def _show_all(self) -> None:
         self._on_cells()
@@ -355,7 +360,9 @@ class ReviewDock(Dock):
             return
         active = self.viewer.layers.selection.active
         # The viewer may be a proxy, whose layers are equal to ours but not the same.
-        if self.tools.attached and active != self.tools.layer:
+        if not self.tools.attached:
+            self.tool_box.show_none("Press a tool to begin.")
+        elif active != self.tools.layer:
             other = "no layer" if active is None else f"the layer “{active.name}”"
             self.tool_box.show_none(f"The mouse works on {other} now. Press a tool to go on here.")
         else:
