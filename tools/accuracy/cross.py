@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gallery import Judged, draw_failures, draw_twelve
-from methods import BREAST, DENSE, METHODS, By, Places, cross_config
+from methods import BREAST, DENSE, FINE, METHODS, By, Places, cross_config
 
+from napari_celldetr.core.metrics import point_scores
 from napari_celldetr.core.progress import drain
 from napari_celldetr.training.crossval import CrossReport, SetReport, crossvalidate
 from napari_celldetr.training.held_out import above, paired_differences, thresholded
@@ -42,8 +43,46 @@ def run_all(places: Places) -> dict[str, Any]:
                 for name, report in reports.items()
                 for other in METHODS[name].beside
             },
+            "steered_by": steered_by(places, reports[FINE.name]),
         }
+        if by == "site":
+            found[by]["each"] = each_fold(reports[FINE.name], reports[DENSE.name])
     return found
+
+
+def each_fold(ours: CrossReport, theirs: CrossReport) -> list[dict[str, Any]]:
+    """Figures of each fold by itself, and the paired differences, at the first radius."""
+    mine, other = ours.sets[BREAST], theirs.sets[BREAST]
+    radius = next(iter(mine.scores))
+    rows = []
+    for fold in sorted({f.fold for f in mine.held_out}):
+        kept = {f.cells.name: f.group for f in mine.held_out if f.fold == fold}
+        pair = [[f for f in rescaled(r) if f.name in kept] for r in (mine, other)]
+        gaps = paired_differences(*pair, radius, mine.class_names)
+        f1, base = (point_scores(p, radius).f1 for p in pair)
+        rows.append(
+            {
+                "site": sorted({g[5:7] for g in kept.values()}),
+                "fields": len(kept),
+                "cells": sum(len(f.truth_xy) for f in pair[0]),
+                "detection": [f1, base],
+                "gaps": [asdict(gap) for gap in gaps],
+            }
+        )
+    return rows
+
+
+def steered_by(places: Places, report: CrossReport) -> dict[str, Any]:
+    """The cross-validation's figures on the fields that steered the models that ship."""
+    spec = parse_data(f"points:{places.data / BREAST}@0.5")[0]
+    names = {
+        f.name for f in load_fields(spec, class_names=report.sets[BREAST].class_names, split="val")
+    }
+    one = report.sets[BREAST]
+    cells = [f for f in rescaled(one) if f.name in names]
+    radius = next(iter(one.scores))
+    found = point_scores(cells, radius, class_names=one.class_names)
+    return {"fields": len(cells), "detection": found.f1, "class_mean": found.class_mean}
 
 
 def against(ours: CrossReport, theirs: CrossReport) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pages of pictures: fields from best to worst, and the surest errors."""
+"""Pages of pictures: fields from best to worst, and errors."""
 
 from __future__ import annotations
 
@@ -74,15 +74,16 @@ def draw_failures(
     """The surest errors on one page; returns how many there are of a kind.
 
     A row each: cells found where nothing is annotated, best scored first; annotated cells that
-    were missed, fields taking turns; cells of a wrong class, surest first. One per field, unless
-    there are fewer fields than places.
+    were missed, drawn at random; cells of a wrong class, surest first. One per field, unless there
+    are fewer fields than places.
     """
+    rng = np.random.default_rng(0)
     kinds = ["nothing annotated", "missed", *(["wrong class"] if len(class_names) > 1 else [])]
     errors: dict[str, list[tuple[float, NDArray[Any], Judged]]] = {kind: [] for kind in kinds}
     for field in fields:
         for kind, sure, xy in _errors(field):
             if kind in errors:
-                errors[kind].append((sure, xy, field))
+                errors[kind].append((rng.random() if kind == "missed" else sure, xy, field))
     most = -(-each // max(len(fields), 1))
     panels, drawn = [], {}
     for kind, rows in errors.items():

@@ -53,7 +53,9 @@ DENSE_FLIPS = replace(
 )
 ALONE = Method(
     "celldetr-he-hr, no overview",
-    "CellDETR, fast network at 0.25 µm/px, alone",
+    "CellDETR, fast network at 0.25 µm/px, alone; default augmentation (light, plus recompression "
+    "and noise) and soft negatives (an unannotated place where the network is sure of a nucleus "
+    "counts little as background)",
     {"architecture": "small", "mpp": 0.25, "steps": 1200, "soft_negatives": True},
     folder="celldetr-he-hr",
 )
@@ -61,8 +63,8 @@ FINE = replace(
     ALONE,
     name="celldetr-he-hr",
     words="the same network joined with the dense one of its fold as an overview (so two "
-    "trainings); the form of the model that ships, whose fine part was trained for another 1000 "
-    "steps on crops of 384 px",
+    "trainings). The shipped model of that name differs: no soft negatives, and another 1000 steps "
+    "on crops of 384 px. It was itself not cross-validated",
     overview=DENSE.name,
     beside=(DENSE.name, ALONE.name),
 )

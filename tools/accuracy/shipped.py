@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -174,7 +175,15 @@ def speed() -> dict[str, Any]:
             "ms_per_mm2": per_mpx / card.mpp**2,
             "parameters": _parameters(predictor),
         }
-    return {"threads": torch.get_num_threads(), "models": rows}
+    return {"threads": torch.get_num_threads(), "processor": processor(), "models": rows}
+
+
+def processor() -> str:
+    """The name of this machine's processor, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _parameters(predictor: Any) -> int:
