@@ -6,10 +6,12 @@ from viewer_fakes import slide_image
 
 from napari_celldetr.core.annotations import SAID, SHOWN, Status
 from napari_celldetr.core.cell_table import CellTable
+from napari_celldetr.core.claims import Claims
 from napari_celldetr.core.edits import add, confirm, delete, move, relabel
 from napari_celldetr.core.regions import Region, TileGrid
 from napari_celldetr.gui.coverage import Seen
 from napari_celldetr.gui.layers import CELLS_KEY, Frame
+from napari_celldetr.gui.marks import MAX_MARKS, marks_of
 from napari_celldetr.gui.overlay import MAX_BOXES, Level, Overlay, View, choose_level, view_of
 from napari_celldetr.gui.prepared import prepare
 from napari_celldetr.gui.raster import CellRaster, raster_keys
@@ -325,3 +327,16 @@ def test_an_overlay_that_no_longer_listens_leaves_the_layers(overlay, viewer):
     overlay.listen(True)
     assert gone not in overlay.layers
     assert len(overlay.layers) == 3
+
+
+def test_what_is_selected_is_seen_among_many_confirmed_cells():
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 4000, (MAX_MARKS + 50, 2))
+    table = table_of(np.concatenate((low, low + 16), axis=1))
+    cells = CellTable(table.class_names, cell_ids, threshold=0.1)
+    cells.replace(Claims.prepared(table, cell_ids))
+    every = np.arange(len(table))
+    cells.apply(confirm(cells, every))
+    marks = marks_of(cells, every, every[-3:], every[:0], ((0, 0, 200),), nucleus_px=16)
+    assert len(marks) == MAX_MARKS
+    assert (marks.symbol == "square").sum() == 3

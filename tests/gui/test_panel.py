@@ -215,3 +215,53 @@ def test_a_dock_that_is_asked_for_comes_to_the_front(qtbot):
     qtbot.wait(50)
     assert not window.isVisible()
     window.deleteLater()
+
+
+def test_a_floating_dock_that_is_hidden_lives_on(qtbot):
+    told = []
+
+    class Told(Dock):
+        def let_go(self):
+            told.append(self)
+
+    window = Window()
+    window.show()
+    frame, dock = QDockWidget("one", window), Told()
+    frame.setWidget(dock)
+    window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, frame)
+    qtbot.waitUntil(dock.isVisible, timeout=3000)
+    frame.setFloating(True)
+    qtbot.wait(50)
+    frame.close()
+    assert frame.isHidden()
+    frame.show()
+    qtbot.wait(50)
+    assert told == []
+    window.stays = False
+    window.close()
+    assert told == [dock]
+    window.deleteLater()
+
+
+def test_a_dock_behind_another_can_be_hidden_on_purpose(qtbot):
+    window = Window()
+    window.show()
+    frames = []
+    for name in ("one", "two"):
+        frame, dock = QDockWidget(name, window), Dock()
+        frame.setWidget(dock)
+        window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, frame)
+        frames.append(frame)
+        qtbot.waitUntil(lambda dock=dock: not dock.visibleRegion().isEmpty(), timeout=3000)
+    one, two = frames
+    one.toggleViewAction().trigger()
+    qtbot.wait(100)
+    assert one.isHidden()
+    one.toggleViewAction().trigger()
+    qtbot.waitUntil(lambda: not one.widget().visibleRegion().isEmpty(), timeout=3000)
+    two.close()
+    qtbot.wait(100)
+    assert two.isHidden()
+    window.stays = False
+    window.close()
+    window.deleteLater()

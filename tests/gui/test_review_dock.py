@@ -300,6 +300,108 @@ def test_what_is_chosen_in_the_dialog_decides_the_kind_of_file(monkeypatch, give
     assert HISTORY_FILTER not in asked[1][3]
 
 
+def test_a_file_the_dialog_did_not_ask_about_is_asked_about(monkeypatch, tmp_path):
+    offered = str(tmp_path / "my-cells.csv")
+    there = tmp_path / "my-cells.parquet"
+    there.write_text("old")
+    asked = []
+    answers = [files.QMessageBox.StandardButton.No, files.QMessageBox.StandardButton.Yes]
+    monkeypatch.setattr(
+        files.QMessageBox, "question", lambda *words: asked.append(words) or answers.pop(0)
+    )
+    monkeypatch.setattr(
+        files.QFileDialog, "getSaveFileName", lambda *_: (offered, "Parquet (*.parquet)")
+    )
+    assert files.ask_export_path(None, "my.svs") == ""
+    assert files.ask_export_path(None, "my.svs") == str(there)
+    assert "my-cells.parquet" in asked[0][2]
+    there.unlink()
+    assert files.ask_export_path(None, "my.svs") == str(there)
+    assert len(asked) == 2
+    given = str(tmp_path / "slide v1.2")
+    monkeypatch.setattr(files.QFileDialog, "getSaveFileName", lambda *_: (given, ""))
+    assert files.ask_picture_path(None, "my.svs") == f"{given}.png"
+
+
+def test_the_history_can_be_exported_when_no_cell_is_left(review):
+    _, dock = review
+    dock.use_tool(Tool.SELECT)
+    dock.session.select(np.flatnonzero(dock.session.cells.kept))
+    dock.tools.delete()
+    assert not dock.session.cells.kept.any()
+    assert dock.export_button.isEnabled()
+    assert not dock.table_button.isEnabled()
+
+
+def test_an_import_never_undoes_what_was_said_meanwhile(review, qtbot, tmp_path, notes):
+    _, dock = review
+    session = dock.session
+    dock.use_tool(Tool.SELECT)
+    session.select(np.array([0, 1]))
+    dock.tools.accept()
+    path = tmp_path / "cells.geojson"
+    dock.export_to(path)
+    qtbot.waitUntil(lambda: not dock.exporter.running, timeout=20_000)
+    dock.tools.undo()
+    dock.import_from(path)
+    assert not dock.import_button.isEnabled()
+    session.select(np.array([0]))
+    dock.tools.delete()
+    qtbot.waitUntil(lambda: not dock.importer.running, timeout=20_000)
+    assert "1 cells that were changed meanwhile" in notes[-1]
+    assert session.cells.status[0] == Status.DELETED
+    assert dock.import_button.isEnabled()
+    dock.import_from(path)
+    qtbot.waitUntil(lambda: not dock.importer.running, timeout=20_000)
+    assert int(session.cells.kept.sum()) == len(TRUTH)
+
+
+def test_a_removed_layer_of_corrections_comes_back_with_a_tool(review):
+    viewer, dock = review
+    dock.use_tool(Tool.SELECT)
+    viewer.layers.remove(dock.session.overlay.layer("marks"))
+    viewer.layers.selection.active = dock.session.layer
+    assert "“Corrections” is gone" in dock.tool_box.hint.text()
+    dock.tool_box.button(Tool.ADD).click()
+    assert viewer.layers.selection.active == dock.session.overlay.layer("marks")
+    dock.tools.stroke((700, 9)).end()
+    assert dock.message.text() == "Added 1 cell as dark."
+
+
+def test_an_area_that_no_model_saw_is_not_called_analysed(make_napari_viewer_proxy, qtbot):
+    viewer = make_napari_viewer_proxy()
+    viewer.add_layer(slide_image(np.full((400, 500, 3), 250, np.uint8)))
+    dock = ReviewDock(viewer, models=FakeModels())
+    viewer.window.add_dock_widget(dock)
+    qtbot.waitUntil(lambda: dock.session.state == "open", timeout=5000)
+    dock.use_tool(Tool.REGION)
+    dock.tools.stroke((10, 10)).to((300, 10), (300, 300), (10, 300)).end()
+    qtbot.waitUntil(lambda: "no model has looked" in dock.readout.note.text(), timeout=3000)
+    assert "analysed" not in dock.readout.note.text()
+
+
+def test_names_of_areas_are_never_given_again(review):
+    _, dock = review
+    dock.use_tool(Tool.REGION)
+    corners = (400, 100), (400, 400), (100, 400)
+
+    def names():
+        return [a.name for a in dock.session.cells.annotations.areas.values()]
+
+    dock.tools.stroke((100, 100)).to(*corners).end()
+    dock.tools.stroke((110, 100)).to(*corners).end()
+    assert names() == ["Region 1", "Region 2"]
+    first = next(iter(dock.session.cells.annotations.areas))
+    dock.tools.remove_area(first)
+    assert dock.readout.combo().itemText(2) == "Region 2"
+    dock.tools.undo()
+    assert sorted(names()) == ["Region 1", "Region 2"]
+    dock.tools.remove_area(next(iter(dock.session.cells.annotations.areas)))
+    dock.tools.remove_area(next(iter(dock.session.cells.annotations.areas)))
+    dock.tools.stroke((120, 100)).to(*corners).end()
+    assert names() == ["Region 3"]
+
+
 def test_a_drawn_region_is_counted_at_once_and_can_be_removed(review, qtbot):
     _, dock = review
     session = dock.session

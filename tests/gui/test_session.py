@@ -130,6 +130,15 @@ def test_a_slide_comes_back_as_it_was_left(begin, qtbot):
     assert not again.cells.annotations.cells
 
 
+def test_another_threshold_is_on_disk_before_the_slide_is_closed(begin, qtbot):
+    session, _ = begin()
+    session._keep_view()
+    assert "threshold" not in session._record.view()
+    run(session, random_table(50, SIZE).ordered())
+    session.set_threshold(0.8)
+    qtbot.waitUntil(lambda: session._record.view().get("threshold") == 0.8, timeout=6000)
+
+
 def test_what_another_person_redoes_stays_the_word_of_who_said_it(begin, qtbot, monkeypatch):
     monkeypatch.setenv("LOGNAME", "ada")
     session, user = begin()

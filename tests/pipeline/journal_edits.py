@@ -1,5 +1,7 @@
 """Edits and journals for tests."""
 
+import sqlite3
+
 import numpy as np
 from killable_journal import states
 
@@ -45,3 +47,17 @@ def filled(path, n=5):
         for i in range(n):
             journal.append(add(what=f"step {i + 1}"), model="m", weights="f" * 64)
     return path
+
+
+def tampered(path, *statements):
+    """Change entries behind the triggers' back; the triggers are put back."""
+    db = sqlite3.connect(path, isolation_level=None)
+    rules = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
+    for name in rules:
+        db.execute(f"DROP TRIGGER {name}")
+    for statement in statements:
+        db.execute(statement)
+    for sql in rules.values():
+        db.execute(sql)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from journal_edits import add, filled, relabel
+from journal_edits import add, filled, relabel, tampered
 from killable_journal import quick_folder
 
 from napari_celldetr.core.errors import AnnotationError
@@ -34,20 +34,6 @@ def test_the_file_itself_refuses_changes(path, statement):
     db = sqlite3.connect(filled(path))
     with pytest.raises(sqlite3.IntegrityError, match="only grows"):
         db.execute(statement)
-    db.close()
-
-
-def tampered(path, *statements):
-    """Change entries behind the triggers' back; the triggers are put back."""
-    db = sqlite3.connect(path, isolation_level=None)
-    rules = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
-    for name in rules:
-        db.execute(f"DROP TRIGGER {name}")
-    for statement in statements:
-        db.execute(statement)
-    for sql in rules.values():
-        db.execute(sql)
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
 
 

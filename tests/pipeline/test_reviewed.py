@@ -1,10 +1,13 @@
 """Reviewed cells and their history, read from a project that a viewer may have open."""
 
 import csv
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from journal_edits import tampered
 from killable_journal import quick_folder
 from project_child import table
 
@@ -19,6 +22,7 @@ from napari_celldetr.pipeline.cell_ids import as_text, cell_ids
 from napari_celldetr.pipeline.export import read_corrected
 from napari_celldetr.pipeline.history import COLUMNS, history_job, is_history
 from napari_celldetr.pipeline.journal import Journal
+from napari_celldetr.pipeline.journal_errors import DamagedJournalError
 from napari_celldetr.pipeline.project import Project, SlideFacts
 from napari_celldetr.pipeline.project_cells import RunAbout
 from napari_celldetr.pipeline.reviewed import find_record, reviewed_cells
@@ -199,6 +203,37 @@ def test_a_history_that_cannot_be_written_leaves_the_old_one(desk, tmp_path):
     assert not is_history("a.csv")
 
 
+def test_the_history_of_a_damaged_journal_is_refused(desk, tmp_path):
+    desk.work()
+    desk.close()
+    tampered(desk.record.journal_path, "UPDATE entries SET author = 'eve' WHERE seq = 3")
+    path = tmp_path / "a.history.csv"
+    with pytest.raises(DamagedJournalError):
+        drain(history_job(desk.record.journal_path, path))
+    with pytest.raises(DamagedJournalError):
+        reviewed_cells(find_record(FACTS, desk.root))
+    assert not path.exists()
+
+
+def test_keys_can_be_asked_for_by_two_threads_at_once():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            for seed in range(30):
+                claims = Claims(table(400, seed=seed))
+                keys = cell_ids(claims.table)
+
+                def ask(claims=claims, keys=keys):
+                    claims.find_by_key(cell_ids)
+                    return claims.rows_of(keys).tolist()
+
+                found = [threads.submit(ask) for _ in range(2)]
+                assert [f.result() for f in found] == [list(range(400))] * 2
+    finally:
+        sys.setswitchinterval(before)
+
+
 def test_the_command_writes_cells_and_history(tmp_path, monkeypatch, capsys):
     import tifffile
     from fakes import cell_field
@@ -217,7 +252,7 @@ def test_the_command_writes_cells_and_history(tmp_path, monkeypatch, capsys):
             monkeypatch.setenv("CELLDETR_PROJECT", str(project))
             for name in ("cells.geojson", "said.history.csv"):
                 assert main(["corrections", str(slide), str(tmp_path / name)]) == 0
-    assert "1 rows written" in capsys.readouterr().out
+    assert "1 row written" in capsys.readouterr().out
     back = read_corrected(tmp_path / "cells.geojson")
     assert (back.cells.class_labels.tolist(), back.authors.tolist()) == (["mine"], ["ada"])
     (row,) = rows_of(tmp_path / "said.history.csv")

@@ -287,8 +287,9 @@ def _speed(found: dict[str, Any]) -> str:
         for name, row in found["models"].items()
     ]
     head = ["model", "µm/px", "parameters", "ms per Mpx", "s per mm²"]
+    machine = f"{found['threads']} threads of {found.get('processor', 'this machine')}"
     return (
-        f"{found['threads']} threads of {found.get('processor', 'this machine')}, float32, median of five turns on "
+        f"{machine}, float32, median of five turns on "
         "1024 × 1024 px of tissue (an IHC texture, also for the H&E models).\n\n"
         + table(head, rows)
     )

@@ -35,8 +35,8 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
     """Read the project, write, say how many."""
     from napari_celldetr.core.progress import drain
     from napari_celldetr.pipeline.export import export, suffix_of
-    from napari_celldetr.pipeline.history import history_job, is_history
-    from napari_celldetr.pipeline.reviewed import find_record, reviewed_cells
+    from napari_celldetr.pipeline.history import history_job, is_history, rows_written
+    from napari_celldetr.pipeline.reviewed import class_colors, find_record, reviewed_cells
     from napari_celldetr.slides.readers import open_slide
 
     wants_history = is_history(args.target)
@@ -47,10 +47,10 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         record = find_record(slide, args.project)
         if wants_history:
             rows = drain(history_job(record.journal_path, args.target))
-            screen.say(f"{rows} rows written to {args.target}")
+            screen.say(f"{rows_written(rows)} to {args.target}")
         else:
             cells = reviewed_cells(record)
-            export(cells, args.target, slide=slide)
+            export(cells, args.target, slide=slide, colors=class_colors(record))
             screen.say(f"{len(cells)} cells written to {args.target}")
     for problem in record.problems:
         screen.note(problem)

@@ -100,9 +100,11 @@ class Claims:
     def find_by_key(self, make_keys: MakeKeys) -> None:
         """Make the keys if they are not there yet."""
         if self.by_key is None:
-            self.keys = make_keys(self.table)
-            self.by_key = np.argsort(self.keys[:, 0], kind="stable")
-            self.first_halves = self.keys[self.by_key, 0]
+            keys = make_keys(self.table)
+            order = np.argsort(keys[:, 0], kind="stable")
+            self.keys, self.first_halves = keys, keys[order, 0]
+            # Last: another thread that sees it set goes on with all of them.
+            self.by_key = order
 
     def rows_of(self, keys: NDArray[np.uint64]) -> Rows:
         """Row (N,) of each key, -1 where it is not here."""

@@ -599,7 +599,8 @@ class DetectDock(Dock):
             said.insert(0, f"On {area_words(area)} analysed, glass included.")
         self.gap_label.setText("\n".join(said))
         self.gap_label.setVisible(bool(said))
-        self.export_button.setEnabled(not self.runner.running and bool(session.cells.kept.any()))
+        busy = self.runner.running or self.exporter.running
+        self.export_button.setEnabled(not busy and bool(session.cells.kept.any()))
 
     def _on_export(self) -> None:
         if self.session is not None:

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
+from qtpy.QtWidgets import QFileDialog, QMessageBox, QPushButton, QWidget
 
-from napari_celldetr.core.annotations import SAID
-from napari_celldetr.core.errors import CellDETRError
+from napari_celldetr.core.annotations import SAID, Edit, Key, Said
+from napari_celldetr.core.errors import AnnotationError, CellDETRError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.file_jobs import import_job
-from napari_celldetr.gui.overlay import canvas_size_of, view_of
+from napari_celldetr.gui.overlay import Level, canvas_size_of, view_of
 from napari_celldetr.gui.panel import JobRunner
 from napari_celldetr.gui.parts import stem_of
 from napari_celldetr.gui.review_parts import GREY
 from napari_celldetr.gui.session import SlideSession
 from napari_celldetr.pipeline.csv_file import areas_path
 from napari_celldetr.pipeline.export_check import ExportCheck
-from napari_celldetr.pipeline.history import is_history
+from napari_celldetr.pipeline.history import is_history, rows_written
 from napari_celldetr.pipeline.legend import LegendEntry
 from napari_celldetr.pipeline.picture import view_picture, write_picture
 
@@ -92,7 +92,7 @@ class Exporter(QObject):
 
     def _on_written(self, found: ExportCheck | int) -> None:
         self._end()
-        said = f"{found:,} rows written" if isinstance(found, int) else found.sentence()
+        said = rows_written(found) if isinstance(found, int) else found.sentence()
         text = f"{self._target.name}: {said}."
         if isinstance(found, ExportCheck) and found.areas and self._target.suffix == ".csv":
             text += f" The areas are in {areas_path(self._target).name}."
@@ -127,6 +127,7 @@ class Importer(QObject):
         self.button.setToolTip("Take annotations from a GeoJSON file, e.g. of QuPath")
         self._parent = parent
         self._session: SlideSession | None = None
+        self._before: dict[Key, Said] = {}
         self._runner = JobRunner(self)
         self._runner.finished.connect(self._on_read)
         self._runner.failed.connect(self._on_failed)
@@ -148,7 +149,8 @@ class Importer(QObject):
             return
         if session.overlay is None:
             session.show_layers()
-        self._session = session
+        self._session, self._before = session, session.cells.annotations.cells.copy()
+        self.button.setEnabled(False)
         target, present = Path(path), session.snapshot()
         bounds, names = session.bounds, session.cells.class_names
         usual = session.usual_size((session.size[0] / 2, session.size[1] / 2))
@@ -160,13 +162,16 @@ class Importer(QObject):
         """Stop reading; nothing was taken over."""
         self._session = None
         self._runner.abandon()
+        self.button.setEnabled(True)
 
     def _on_read(self, found: tuple[Any, Any]) -> None:
         session, self._session = self._session, None
+        self.button.setEnabled(True)
         edit, report = found
         if session is None:
             return
         try:
+            self._refuse_if_late(session, edit)
             session.edit(edit)
         except CellDETRError as error:
             self._on_failed(error)
@@ -174,7 +179,21 @@ class Importer(QObject):
         show_info(report.sentence())
         self.told.emit(report.sentence())
 
+    def _refuse_if_late(self, session: SlideSession, edit: Edit) -> None:
+        """What a person said while the file was read must not be lost under it."""
+        now, before = session.cells.annotations.cells, self._before
+        keys = [(a, b) for a, b in edit.keys.tolist()]
+        changed = sum(now.get(key) is not before.get(key) for key in keys)
+        if changed:
+            raise AnnotationError(
+                "The annotations were not imported.",
+                expected="cells that stay as they are while the file is read",
+                found=f"{changed:,} cells that were changed meanwhile",
+                remedy="import the file again",
+            )
+
     def _on_failed(self, error: CellDETRError) -> None:
+        self.button.setEnabled(True)
         show_error(str(error))
         self.failed.emit(error)
 
@@ -189,12 +208,22 @@ def ask_export_path(parent: QWidget, slide: str = "", *, history: bool = False) 
     filters = (*EXPORT_FILTERS, HISTORY_FILTER) if history else EXPORT_FILTERS
     path, chosen = QFileDialog.getSaveFileName(parent, "Export cells", offered, ";;".join(filters))
     suffix = chosen.partition("*")[2].split(" ")[0].rstrip(")") or ".csv"
+    wanted = path
     if path and Path(path).name == offered:
         # Dialogs leave the name as it is when another kind is chosen.
-        path = path.removesuffix(".csv") + suffix
+        wanted = path.removesuffix(".csv") + suffix
     elif path and not Path(path).suffix:
-        path += suffix
-    return path
+        wanted += suffix
+    return wanted if wanted == path or _may_replace(parent, wanted) else ""
+
+
+def _may_replace(parent: QWidget, path: str) -> bool:
+    """Ask before a file is replaced that the dialog itself did not ask about."""
+    if not Path(path).exists():
+        return True
+    text = f"{Path(path).name} is there already. Replace it?"
+    answer = QMessageBox.question(parent, "Replace the file?", text)
+    return bool(answer == QMessageBox.StandardButton.Yes)
 
 
 def ask_picture_path(parent: QWidget, slide: str) -> str:
@@ -202,7 +231,13 @@ def ask_picture_path(parent: QWidget, slide: str) -> str:
     path, _ = QFileDialog.getSaveFileName(
         parent, "Save picture", f"{stem_of(slide)}-view.png", "PNG (*.png)"
     )
-    return str(path)
+    wanted = str(_png(path)) if path else ""
+    return wanted if wanted == path or _may_replace(parent, wanted) else ""
+
+
+def _png(path: str | Path) -> Path:
+    given = Path(path)
+    return given if given.suffix.lower() == ".png" else given.with_name(given.name + ".png")
 
 
 def save_picture(viewer: Any, session: SlideSession, path: str | Path) -> Path:
@@ -222,7 +257,7 @@ def save_picture(viewer: Any, session: SlideSession, path: str | Path) -> Path:
     counts = session.cells.counts(session.cells.rows_in(region)) if region else {}
     colors = session.color_names
     legend = [LegendEntry(k, colors.get(k, GREY), n) for k, n in counts.items()]
-    target = Path(path).with_suffix(".png")
+    target = _png(path)
     picture = view_picture(
         np.ascontiguousarray(shot), um_per_px=um, legend=legend, title=_title(session, region)
     )
@@ -232,7 +267,11 @@ def save_picture(viewer: Any, session: SlideSession, path: str | Path) -> Path:
 
 def _title(session: SlideSession, region: Region | None) -> str:
     name = str(session.layer.name)
-    cells = session.cells
-    if region is None or not SAID[cells.status[cells.rows_in(region)]].any():
+    cells, overlay = session.cells, session.overlay
+    marks = None if overlay is None else overlay.layer("marks")
+    drawn = overlay is not None and overlay.level is not Level.FAR and not overlay.hidden
+    if region is None or not drawn or marks is None or not marks.visible:
+        return name
+    if not SAID[cells.status[cells.rows_in(region)]].any():
         return name
     return f"{name}. White diamonds: cells that a person changed, added or confirmed"

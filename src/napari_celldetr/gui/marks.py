@@ -65,6 +65,10 @@ def marks_of(
     per level-0 px.
     """
     said = rows[SAID[cells.status[rows]]]
+    # What is selected must be seen, however many cells bear a diamond.
+    selected = selected[:MAX_MARKS]
+    said = said[: MAX_MARKS - len(selected)]
+    deleted = deleted[: MAX_MARKS - len(selected) - len(said)]
     size = nucleus_px * (CORNER_SIZE if boxed else MARK_SIZE)
     parts = [
         _part(cells, deleted, "x", nucleus_px * MARK_SIZE, GONE, WHITE),
@@ -73,12 +77,12 @@ def marks_of(
         _handles(cells, selected, HANDLE_PX / zoom) if boxed else _none(),
     ]
     return Marks(
-        np.concatenate([p.data for p in parts])[:MAX_MARKS],
-        np.concatenate([p.size for p in parts])[:MAX_MARKS],
-        np.concatenate([p.symbol for p in parts])[:MAX_MARKS],
-        np.concatenate([p.face for p in parts])[:MAX_MARKS],
-        np.concatenate([p.border for p in parts])[:MAX_MARKS],
-        np.concatenate([p.rim for p in parts])[:MAX_MARKS],
+        np.concatenate([p.data for p in parts]),
+        np.concatenate([p.size for p in parts]),
+        np.concatenate([p.symbol for p in parts]),
+        np.concatenate([p.face for p in parts]),
+        np.concatenate([p.border for p in parts]),
+        np.concatenate([p.rim for p in parts]),
     )
 
 

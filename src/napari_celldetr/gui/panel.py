@@ -179,7 +179,7 @@ class Dock(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._was_docked = self._is_shut = self._is_behind = False
+        self._was_docked = self._is_shut = self._is_behind = self._told_to_hide = False
 
     def shut_down(self) -> None:
         """Stop everything this dock started and stop listening to the viewer; once."""
@@ -216,6 +216,7 @@ class Dock(QWidget):
             elif self._was_docked:
                 self.shut_down()
         elif event.type() == QEvent.Type.Show:
+            self._told_to_hide = False
             self._watch_window()
             if not event.spontaneous():
                 QTimer.singleShot(0, self, self._come_to_front)
@@ -234,11 +235,28 @@ class Dock(QWidget):
         if not seen and frame.isHidden() and self._is_behind:
             # Menus hide a dock that is there already. Whoever chose it behind another one's tab
             # wanted to see it.
-            QTimer.singleShot(0, frame, frame.show)
+            QTimer.singleShot(0, frame, self._come_back)
         self._is_behind = not seen and not frame.isHidden()
 
+    def _on_told(self, shown: bool) -> None:
+        self._told_to_hide = not shown
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """See whether the frame is being closed."""
+        if event.type() == QEvent.Type.Close:
+            self._told_to_hide = True
+        return False
+
+    def _come_back(self) -> None:
+        frame = _frame_of(self)
+        if frame is not None and not self._told_to_hide and not self._is_shut:
+            frame.show()
+
     def _watch_window(self) -> None:
-        window = self.window()
+        frame = _frame_of(self)
+        # A floating frame is a window of its own, but not the one whose closing ends the dock.
+        above = None if frame is None else frame.parentWidget()
+        window = self.window() if above is None else above.window()
         if window is self or self._is_shut:
             return
         watch = _WindowWatch.of(window)
@@ -246,8 +264,10 @@ class Dock(QWidget):
             if isinstance(window, QMainWindow):
                 self._share_place(window, list(watch.docks))
             watch.docks.add(self)
-            if (frame := _frame_of(self)) is not None:
+            if frame is not None:
                 frame.visibilityChanged.connect(self._on_seen)
+                frame.toggleViewAction().triggered.connect(self._on_told)
+                frame.installEventFilter(self)
 
     def _share_place(self, window: QMainWindow, others: list[Dock]) -> None:
         """Be a tab beside another dock at the same side: two below each other are too low."""

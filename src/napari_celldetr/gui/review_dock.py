@@ -39,7 +39,7 @@ from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.gui.summary import area_mm2, area_words, class_rows
 from napari_celldetr.gui.tool_kinds import Proposal, Tool, key_sheet
-from napari_celldetr.gui.tools import Tools
+from napari_celldetr.gui.tools import AREA_NAMES, Tools
 
 RECOUNT_MS = 60
 SAVED_MS = 500
@@ -53,7 +53,6 @@ NO_CELLS_TEXT = (
 )
 NO_CELL = 0.05
 """A lower score is as good as none."""
-AREA_NAMES = {"complete": "Complete area", "region": "Region"}
 HEAT_LAYER = "Where the model looks"
 
 
@@ -327,7 +326,8 @@ class ReviewDock(Dock):
         self.no_cells_label.setVisible(not some)
         for button in (self.table_button, self.picture_button):
             button.setEnabled(some)
-        self.export_button.setEnabled(some and not self.exporter.running)
+        said = bool(session.can_undo or session.can_redo or session.cells.annotations.areas)
+        self.export_button.setEnabled((some or said) and not self.exporter.running)
         self.heat_button.setEnabled(bool(session.model))
         if self.tools is not None and self.tools.attached and not self.tools.holds:
             # A run has begun anew, with other layers.
@@ -362,6 +362,8 @@ class ReviewDock(Dock):
         # The viewer may be a proxy, whose layers are equal to ours but not the same.
         if not self.tools.attached:
             self.tool_box.show_none("Press a tool to begin.")
+        elif self.tools.layer is None:
+            self.tool_box.show_none("The layer “Corrections” is gone. Press a tool to get it back.")
         elif active != self.tools.layer:
             other = "no layer" if active is None else f"the layer “{active.name}”"
             self.tool_box.show_none(f"The mouse works on {other} now. Press a tool to go on here.")
@@ -426,7 +428,8 @@ class ReviewDock(Dock):
         rows, px, note = self._counted(session, self.readout.combo().currentData())
         area = area_mm2(px, session.frame.mpp)
         counts = session.cells.counts(rows)
-        where = [] if area is None else [f"On {area_words(area)} analysed, glass included."]
+        looked = "analysed, glass included" if session.coverage else "drawn; no model has looked"
+        where = [] if area is None else [f"On {area_words(area)} {looked}."]
         note = " ".join([*where, note]).strip()
         self.readout.show_rows(class_rows(counts, area_mm2=area), session.color_names, note)
 
@@ -463,8 +466,9 @@ class ReviewDock(Dock):
         """Choose a tool and give it the mouse and the keys."""
         if self.session is None or self.tools is None:
             return
-        if self.session.overlay is None:
+        if self.session.overlay is None or self.session.overlay.layer("marks") is None:
             self.session.show_layers()
+            self.session.refresh()
         self.tools.attach()
         self.tools.choose(tool)
 

@@ -223,6 +223,9 @@ class SlideSession(QObject):
             self._show_result(kept.result)
         for edit in [] if hindrance else pending:
             self.edit(edit)
+        if hindrance and pending:
+            lost = "; ".join(edit.what for edit in pending)
+            self.problems = (*self.problems, f"Not kept, as the slide is read-only: {lost}.")
         if kept.view and not self._begun:
             self._restore(kept.view, look=not self._moved)
         self.opened.emit()
@@ -277,8 +280,9 @@ class SlideSession(QObject):
         view = {
             "center": [float(v) for v in camera.center[-2:]],
             "zoom": float(camera.zoom),
-            "threshold": float(self.cells.threshold),
         }
+        if self._merged is not None:
+            view["threshold"] = float(self.cells.threshold)
         try:
             self._record.save_view(view)
         except CellDETRError as error:
@@ -288,7 +292,7 @@ class SlideSession(QObject):
     def _restore(self, view: Mapping[str, Any], *, look: bool) -> None:
         try:
             y, x = (float(v) for v in view["center"])
-            zoom, threshold = float(view["zoom"]), float(view["threshold"])
+            zoom, threshold = float(view["zoom"]), float(view.get("threshold", 0))
         except (KeyError, TypeError, ValueError):
             return
         if not np.isfinite([y, x, zoom, threshold]).all() or zoom <= 0:
@@ -400,6 +404,7 @@ class SlideSession(QObject):
         self.claims_changed.emit()
         self.cells_changed.emit()
         if keep:
+            self._look.start()
             self._keep()
 
     def check_cells(self, card: Any) -> None:
@@ -466,6 +471,7 @@ class SlideSession(QObject):
         if self.overlay is not None:
             self.overlay.set_threshold(threshold)
             self.refresh()
+        self._look.start()
         self.cells_changed.emit()
 
     # Corrections ------------------------------------------------------------------------

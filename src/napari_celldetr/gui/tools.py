@@ -35,8 +35,11 @@ REACH_PX = 10.0
 CLICK_PX = 4.0
 """A drag shorter than this many screen px is a click."""
 BRUSH_PX = 14.0
+AREA_NAMES = {"complete": "Complete area", "region": "Region"}
 SMALLEST_UM = 1.5
 """Boxes narrower than this are slips of the hand."""
+MIDDLE = 0.3
+"""Of a box's sides: as near to its centre a click means that cell."""
 SAME = 0.5
 """Boxes that share this much (intersection over union) are the same nucleus."""
 
@@ -86,6 +89,7 @@ class Tools:
         self.proposal: Proposal | None = None
         self.tell, self.ask, self.changed = tell, ask, changed
         self.class_chosen = False
+        self._named: dict[str, int] = {}
         self.marked: Callable[[str], None] = lambda area_id: None
         self.extra_keys: dict[str, Callable[[], None]] = {}
         self._layer: Any = None
@@ -215,6 +219,12 @@ class Tools:
     def _cell_at(self, xy: tuple[float, float]) -> int | None:
         """The cell whose box holds a place."""
         return self.session.cells.nearest(xy, 0.0)
+
+    def _is_middle(self, xy: tuple[float, float], row: int) -> bool:
+        """Whether a place is well within a cell, not on another one that its box overlaps."""
+        x0, y0, x1, y1 = self.session.cells.boxes[row].tolist()
+        x, y = (xy[0] - (x0 + x1) / 2) / (x1 - x0), (xy[1] - (y0 + y1) / 2) / (y1 - y0)
+        return bool(max(abs(x), abs(y)) <= MIDDLE)
 
     def _show_cell(self, row: int) -> None:
         self.session.select(np.array([row]))
@@ -443,10 +453,10 @@ class Tools:
                 # A key is meant for the answer now, not for a cell selected before.
                 self.session.select(NO_ROWS)
                 row = self._cell_at(path[0])
-                if row is None:
-                    self.ask(path[0])
-                else:
+                if row is not None and self._is_middle(path[0], row):
                     self._show_cell(row)
+                else:
+                    self.ask(path[0])
 
         return step
 
@@ -520,6 +530,7 @@ class Tools:
         self._do(lambda: mark(self.session.cells, area))
         areas = self.session.cells.annotations.areas
         if len(areas) > before:
+            self._named[area.kind] = int(area.name.rpartition(" ")[2])
             self.marked(next(reversed(areas)))
 
     def _area(self, path: list[tuple[float, float]], kind: Any) -> Area | None:
@@ -527,10 +538,18 @@ class Tools:
             return None
         path = self._thinned(path)
         try:
-            return Area(tuple(path), kind)
+            return Area(tuple(path), kind, self._area_name(kind))
         except AnnotationError:
             # A line there and back encloses nothing: a slip of the hand, as a click is.
             return None
+
+    def _area_name(self, kind: str) -> str:
+        """A name that no area has had: what is noted of one must not become another's."""
+        word = AREA_NAMES[kind]
+        taken = [a.name for a in self.session.cells.annotations.areas.values()]
+        numbers = [int(n) for name in taken if (n := name.removeprefix(f"{word} ")).isdecimal()]
+        most = max([self._named.get(kind, 0), *numbers], default=0)
+        return f"{word} {most + 1}"
 
     def _thinned(self, path: list[tuple[float, float]]) -> list[tuple[float, float]]:
         """A hand-drawn line without points that the screen cannot tell apart."""

@@ -31,6 +31,11 @@ def is_history(path: str | Path) -> bool:
     return Path(path).name.lower().endswith(SUFFIX)
 
 
+def rows_written(rows: int) -> str:
+    """``1 row written``."""
+    return f"{rows:,} row{'s' * (rows != 1)} written"
+
+
 def history_job(journal: Path, target: Path) -> Job[int]:
     """Write the history of the journal at `journal` to `target`; returns the number of rows.
 
@@ -39,10 +44,12 @@ def history_job(journal: Path, target: Path) -> Job[int]:
     (``x y`` per corner, separated by ``;``) are in level-0 px. What was not there before, or is
     not any more, has the status ``absent``.
 
-    Raises `AnnotationError` for a journal that cannot be read, and `ExportError` when `target`
-    cannot be written; an old file is then untouched.
+    Raises `AnnotationError` for a journal that cannot be read or is damaged anywhere, and
+    `ExportError` when `target` cannot be written; an old file is then untouched.
     """
     with Journal.open(journal, author="", read_only=True) as said:
+        if said.damage is not None:
+            raise said.damage
         total, rows = len(said), 0
         try:
             with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,18 @@ def reviewed_cells(record: SlideRecord) -> CorrectedCells:
     joined = reapply(prepared, said, reach_px=reach, threshold=threshold)
     table.replace(prepared, covered=joined.covered)
     return with_sizes(table.corrected(), mpp)
+
+
+def class_colors(record: SlideRecord) -> dict[str, tuple[int, int, int]]:
+    """Class name to (r, g, b), as the viewer showed the latest result; empty where not known."""
+    for about in record.runs()[:1]:
+        try:
+            said = json.loads(about.report)["colors"]
+            return {str(name): (int(r), int(g), int(b)) for name, (r, g, b) in said.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # Another program's result: the format's own colours serve as well.
+            return {}
+    return {}
 
 
 def with_sizes(now: CorrectedCells, mpp: tuple[float, float] | None) -> CorrectedCells:
