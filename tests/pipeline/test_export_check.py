@@ -148,7 +148,7 @@ def test_what_the_check_says(cells, tmp_path, suffix):
     assert 0 <= check.largest_offset_px <= limit
     assert check.largest_offset_px > 0 or suffix in (".parquet", ".h5ad")
     said = check.sentence()
-    assert said.startswith("500 cells and 2 areas written and read back; largest offset 0.")
+    assert said.startswith("500 cells and 2 areas written and read back: places exact to 0.")
     assert [s.done for s in steps] == sorted(s.done for s in steps)
     assert all(0 <= s.done <= s.total == 1000 for s in steps)
     assert {s.message.split()[0] for s in steps} == {"Writing", "Checking"}
@@ -156,7 +156,7 @@ def test_what_the_check_says(cells, tmp_path, suffix):
 
 def test_sentences():
     assert ExportCheck(1204, 1204, 0.0041).sentence() == (
-        "1,204 cells written and read back; largest offset 0.004 px"
+        "1,204 cells written and read back: places exact to 0.004 px"
     )
     assert ExportCheck(1, 1, 0.0, 1).sentence().startswith("1 cell and 1 area written and read")
     assert ExportCheck(0, 0, None).sentence() == "0 cells written"

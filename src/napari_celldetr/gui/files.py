@@ -183,7 +183,7 @@ class Importer(QObject):
         """What a person said while the file was read must not be lost under it."""
         now, before = session.cells.annotations.cells, self._before
         keys = [(a, b) for a, b in edit.keys.tolist()]
-        changed = sum(now.get(key) is not before.get(key) for key in keys)
+        changed = sum(now.get(key) != before.get(key) for key in keys)
         if changed:
             raise AnnotationError(
                 "The annotations were not imported.",
