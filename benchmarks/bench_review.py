@@ -42,7 +42,8 @@ def main() -> None:
 
 
 def run(viewer: Any, given: argparse.Namespace) -> None:
-    from napari_celldetr.core.edits import delete, relabel
+    from napari_celldetr.core.annotations import Area
+    from napari_celldetr.core.edits import delete, mark, relabel
     from napari_celldetr.gui.overlay import camera_of
     from napari_celldetr.gui.prepared import prepare
     from napari_celldetr.gui.review_dock import ReviewDock
@@ -108,6 +109,12 @@ def run(viewer: Any, given: argparse.Namespace) -> None:
     spread = np.flatnonzero(session.cells.kept)[:: given.cells // SELECTED][:SELECTED]
     words = f"relabel {len(spread):,} all over the slide"
     report(words, lambda: session.edit(relabel(session.cells, spread, "tumour")))
+    report("undo", lambda: session.undo())
+    side = SIZE * (20_000 / max(int(session.cells.kept.sum()), 1)) ** 0.5 / 2
+    low, high = SIZE / 2 - side, SIZE / 2 + side
+    area = Area(((low, low), (high, low), (high, high), (low, high)))
+    inside = len(session.cells.rows_within(area))
+    report(f"mark {inside:,} as complete", lambda: session.edit(mark(session.cells, area)))
     report("undo", lambda: session.undo())
     report("threshold", lambda: session.set_threshold(0.5))
     docks: list[Any] = []
