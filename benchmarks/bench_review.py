@@ -65,7 +65,6 @@ def run(viewer: Any, given: argparse.Namespace) -> None:
         camera.center, camera.zoom = (middle, middle), zoom
         settle()
         print_pans(f"pan the slide alone, {name}", camera, viewer)
-    camera.center, camera.zoom = (middle, middle), places["far"]
     settle()
     table = cells(given.cells)
     session = dock.session
