@@ -253,12 +253,15 @@ def test_a_dock_behind_another_can_be_hidden_on_purpose(qtbot):
         window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, frame)
         frames.append(frame)
         qtbot.waitUntil(lambda dock=dock: not dock.visibleRegion().isEmpty(), timeout=3000)
-    one, _ = frames
+    one, two = frames
     one.toggleViewAction().trigger()
     qtbot.wait(100)
     assert one.isHidden()
     one.toggleViewAction().trigger()
     qtbot.waitUntil(lambda: not one.widget().visibleRegion().isEmpty(), timeout=3000)
+    two.close()
+    qtbot.wait(100)
+    assert two.isHidden()
     window.stays = False
     window.close()
     window.deleteLater()

@@ -152,7 +152,13 @@ class _WindowWatch(QObject):
 class _Scroll(QScrollArea):
     """Scrolls up and down alone: it is never narrower than what is in it and the bar beside."""
 
-    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """See when the content wants another width."""
+        if event.type() == QEvent.Type.LayoutRequest and watched is self.widget():
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
         """Room for the content's width."""
         hint, inner = super().minimumSizeHint(), self.widget()
         if inner is None:
@@ -235,6 +241,12 @@ class Dock(QWidget):
     def _on_told(self, shown: bool) -> None:
         self._told_to_hide = not shown
 
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 - Qt's name
+        """See whether the frame is being closed."""
+        if event.type() == QEvent.Type.Close:
+            self._told_to_hide = True
+        return False
+
     def _come_back(self) -> None:
         frame = _frame_of(self)
         if frame is not None and not self._told_to_hide and not self._is_shut:
@@ -255,6 +267,7 @@ class Dock(QWidget):
             if frame is not None:
                 frame.visibilityChanged.connect(self._on_seen)
                 frame.toggleViewAction().triggered.connect(self._on_told)
+                frame.installEventFilter(self)
 
     def _share_place(self, window: QMainWindow, others: list[Dock]) -> None:
         """Be a tab beside another dock at the same side: two below each other are too low."""
