@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_celldetr import RESEARCH_USE
+from napari_celldetr.core.annotations import SAID, Status
 from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import shared_models
@@ -34,13 +35,6 @@ from napari_celldetr.gui.parts import (
 )
 from napari_celldetr.gui.review_jobs import SlideAsker
 from napari_celldetr.gui.review_parts import SCREEN, SLIDE, ClassList, Readout, ToolBox
-from napari_celldetr.gui.review_words import (
-    back_words,
-    corrected_words,
-    proposal_words,
-    saved_words,
-    selection_words,
-)
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.gui.summary import area_mm2, area_words, class_rows
@@ -57,6 +51,8 @@ NO_CELLS_TEXT = (
     "No cells yet. Find them with Detect cells (Plugins › CellDETR), or press Add and click where "
     "cells are."
 )
+NO_CELL = 0.05
+"""A lower score is as good as none."""
 HEAT_LAYER = "Where the model looks"
 
 
@@ -306,7 +302,7 @@ class ReviewDock(Dock):
             self._take_hold()
         self._show_all()
         if fresh and self.session is not None and len(self.session.cells):
-            self.tell(back_words(self.session))
+            self.tell(_back_words(self.session))
 
     def _on_claims(self) -> None:
         if self.tools is not None and not self.tools.attached:
@@ -388,9 +384,9 @@ class ReviewDock(Dock):
         self.reject_button.setVisible(proposal is not None)
         self.right_button.setText("Accept (Enter)" if proposal is not None else "Right (Enter)")
         self.selection_label.setText(
-            selection_words(session)
+            _selection_words(session)
             if proposal is None
-            else proposal_words(proposal, session.cells.threshold)
+            else _proposal_words(proposal, session.cells.threshold)
         )
 
     def _show_history(self) -> None:
@@ -414,7 +410,7 @@ class ReviewDock(Dock):
             self.problem_label.setVisible(False)
             return
         self.state_label.setVisible(True)
-        self.state_label.setText(saved_words(session))
+        self.state_label.setText(_saved_words(session))
         self.problem_label.setText("\n".join(session.problems))
         self.problem_label.setVisible(bool(session.problems))
 
@@ -445,7 +441,7 @@ class ReviewDock(Dock):
             whole = Region(0, 0, *session.size)
             missing = coverage is not None and coverage.missing(whole) > 0
             note = "Part of the slide was not analysed. " if missing else ""
-            return np.flatnonzero(cells.kept), px, note + corrected_words(session)
+            return np.flatnonzero(cells.kept), px, note + _corrected_words(session)
         area = cells.annotations.areas.get(where)
         if where != SCREEN and area is not None:
             missed = 0.0 if coverage is None else coverage.missing_in(area)
@@ -647,3 +643,76 @@ class ReviewDock(Dock):
                 return
         dock = TableDock(self.viewer, layer=self.session.layer)
         self.viewer.window.add_dock_widget(dock, name="Cell table", area="bottom")
+
+
+def _proposal_words(proposal: Proposal, threshold: float) -> str:
+    name, score = proposal.class_name or "unknown type", proposal.score
+    if score < NO_CELL:
+        return f"The model sees no cell here (score {score:.2f}). Its best guess would be {name}."
+    said = f"The model sees a cell here: {name}, score {score:.2f}."
+    if score < threshold:
+        below = f"{score:.2f} is below the {threshold:.2f} that you show"
+        said = f"The model is unsure: {name}, score {score:.2f}; {below}."
+    return f"{said} Press a class's number to change it before accepting."
+
+
+def _selection_words(session: SlideSession) -> str:
+    rows = session.selected
+    if not len(rows):
+        return "Nothing is selected."
+    if len(rows) > 1:
+        counts = [f"{n:,} {name}" for name, n in session.cells.counts(rows).items() if n]
+        return f"{len(rows):,} cells selected: {', '.join(counts)}."
+    row = int(rows[0])
+    names = [*session.cells.class_names, "unknown"]
+    words = [names[int(session.cells.class_ids[row])]]
+    status = Status(int(session.cells.status[row]))
+    if SAID[status]:
+        (key,) = session.cells.keys_of(rows).tolist()
+        said = session.cells.annotations.cells.get((key[0], key[1]))
+        words.append(f"{STATUS_TEXT[status]} by {said.author}" if said else STATUS_TEXT[status])
+        if said is not None and said.claim is not None and said.claim[1] != said.class_id:
+            words.append(f"the model said {names[said.claim[1]]}")
+    else:
+        words.append(f"the model's claim, score {session.cells.scores[row]:.2f}")
+    mpp = session.frame.mpp
+    if mpp is not None:
+        x0, y0, x1, y1 = session.cells.boxes[row].tolist()
+        words.append(f"{(x1 - x0) * mpp[0]:.1f} × {(y1 - y0) * mpp[1]:.1f} µm")
+    return "; ".join(words) + "."
+
+
+STATUS_TEXT: Mapping[Status, str] = {
+    Status.CONFIRMED: "confirmed",
+    Status.RECLASSED: "class changed",
+    Status.MOVED: "moved",
+    Status.ADDED: "added",
+}
+
+
+def _corrected_words(session: SlideSession) -> str:
+    cells = session.cells
+    said = int(SAID[cells.status[cells.kept]].sum())
+    gone = int((cells.status == Status.DELETED).sum())
+    if not said and not gone:
+        return "No corrections yet."
+    return f"People added, changed or confirmed {said:,} of these, and deleted {gone:,}."
+
+
+def _back_words(session: SlideSession) -> str:
+    cells = session.cells
+    kept = int(cells.kept.sum())
+    said = len(cells.annotations.cells)
+    corrected = f", {said:,} of them touched by people," if said else ""
+    return f"{kept:,} cells of earlier work{corrected} are back, and the view."
+
+
+def _saved_words(session: SlideSession) -> str:
+    if session.state == "opening":
+        return "Looking for earlier work on this slide…"
+    if session.read_only:
+        return f"Read only. {session.read_only}"
+    saved = session.saved
+    if saved is None:
+        return "Corrections are kept until the slide is closed: export them."
+    return str(saved.words)
