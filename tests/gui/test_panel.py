@@ -2,7 +2,7 @@ import time
 
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDockWidget, QMainWindow
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from napari_celldetr.core.config import DetectConfig, describe, from_mapping
 from napari_celldetr.core.progress import Progress
@@ -265,3 +265,11 @@ def test_a_dock_behind_another_can_be_hidden_on_purpose(qtbot):
     window.stays = False
     window.close()
     window.deleteLater()
+
+
+def test_the_viewer_leaves_the_layout_of_a_dock_alone(make_napari_viewer_proxy):
+    viewer, dock = make_napari_viewer_proxy(), Dock()
+    dock.fill(QWidget())
+    viewer.window.add_dock_widget(dock, name="one")
+    # It looks through the items only of docks to which it adds a stretch.
+    assert dock.layout().count() == 1

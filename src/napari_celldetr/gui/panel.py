@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QScrollArea,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -180,6 +181,10 @@ class Dock(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._was_docked = self._is_shut = self._is_behind = self._told_to_hide = False
+        # What is in it scrolls, so it takes all the height there is. A dock that did not would get
+        # a stretch from napari, which looks through the layout's items to place it: Python may
+        # then delete an item once more than Qt does, when the closed dock is collected.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
 
     def shut_down(self) -> None:
         """Stop everything this dock started and stop listening to the viewer; once."""
