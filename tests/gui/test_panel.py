@@ -185,7 +185,8 @@ def test_docks_are_shut_down_when_their_window_agrees_to_close(qtbot):
     window.deleteLater()
 
 
-def test_a_dock_that_is_asked_for_comes_to_the_front(qtbot):
+def window_with_tabs(qtbot):
+    """A window with two docks that share a place, the second in front."""
     window = Window()
     window.show()
     frames = []
@@ -195,11 +196,15 @@ def test_a_dock_that_is_asked_for_comes_to_the_front(qtbot):
         window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, frame)
         frames.append(frame)
         qtbot.waitUntil(lambda dock=dock: not dock.visibleRegion().isEmpty(), timeout=3000)
+    return window, *frames
+
+
+def test_a_dock_that_is_asked_for_comes_to_the_front(qtbot):
+    window, one, two = window_with_tabs(qtbot)
 
     def in_front(frame):
         return not frame.isHidden() and not frame.widget().visibleRegion().isEmpty()
 
-    one, two = frames
     qtbot.waitUntil(lambda: in_front(two) and not in_front(one), timeout=3000)
     # What the viewer's menu does with a dock that is there: it hides it if it is "visible".
     one.setVisible(not one.isVisible())
@@ -244,16 +249,7 @@ def test_a_floating_dock_that_is_hidden_lives_on(qtbot):
 
 
 def test_a_dock_behind_another_can_be_hidden_on_purpose(qtbot):
-    window = Window()
-    window.show()
-    frames = []
-    for name in ("one", "two"):
-        frame, dock = QDockWidget(name, window), Dock()
-        frame.setWidget(dock)
-        window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, frame)
-        frames.append(frame)
-        qtbot.waitUntil(lambda dock=dock: not dock.visibleRegion().isEmpty(), timeout=3000)
-    one, two = frames
+    window, one, two = window_with_tabs(qtbot)
     one.toggleViewAction().trigger()
     qtbot.wait(100)
     assert one.isHidden()

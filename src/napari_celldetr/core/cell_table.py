@@ -419,11 +419,12 @@ class CellTable:
         first = self._blocks[0].claims.table if self._blocks else None
         columns = {n: _empty(first.columns[n].dtype, len(rows)) for n in names if first is not None}
         status = self._rows.status[rows]
+        still = status != Status.MOVED
+        still_of_class = still & (status != Status.RECLASSED)
         for mine, local, table in self._shared_rows(rows):
             for name, column in columns.items():
-                gone = (Status.MOVED, Status.RECLASSED) if name == OF_CLASS else (Status.MOVED,)
-                still = ~np.isin(status[mine], gone)
-                column[mine[still]] = table.columns[name][local[still]]
+                holds = (still_of_class if name == OF_CLASS else still)[mine]
+                column[mine[holds]] = table.columns[name][local[holds]]
         return columns
 
     def _shared_rows(self, rows: Rows) -> Iterator[tuple[Rows, Rows, Detections]]:

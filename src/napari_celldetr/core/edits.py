@@ -90,12 +90,12 @@ def add(
 def mark(table: CellTable, area: Area) -> Edit:
     """Add a drawn area; what is shown in a complete one is confirmed by that."""
     name = AREA_WORDS[area.kind]
-    change = (AreaChange(str(uuid4()), None, area),)
+    change = AreaChange(str(uuid4()), None, area)
     if area.kind != "complete":
         return _areas(table, f"mark {name}", change)
     edit = confirm(table, table.rows_within(area))
     words = f"mark {name}" + (f", {edit.what}" if len(edit) else "")
-    return replace(edit, what=words, areas=change)
+    return replace(edit, what=words, areas=(change,))
 
 
 def unmark(table: CellTable, area_id: str) -> Edit:
@@ -108,13 +108,12 @@ def unmark(table: CellTable, area_id: str) -> Edit:
             found=repr(area_id),
             remedy="choose one that is shown",
         )
-    change = (AreaChange(area_id, area, None),)
-    return _areas(table, f"remove {AREA_WORDS[area.kind]}", change)
+    return _areas(table, f"remove {AREA_WORDS[area.kind]}", AreaChange(area_id, area, None))
 
 
-def _areas(table: CellTable, what: str, changes: tuple[AreaChange, ...]) -> Edit:
+def _areas(table: CellTable, what: str, change: AreaChange) -> Edit:
     none = CellStates.absent(0)
-    return Edit(what, np.zeros((0, 2), np.uint64), none, none, table.class_names, changes)
+    return Edit(what, np.zeros((0, 2), np.uint64), none, none, table.class_names, (change,))
 
 
 def _edit(table: CellTable, what: str, rows: Rows, now: CellStates, after: CellStates) -> Edit:

@@ -15,9 +15,7 @@ from napari_celldetr.core.grid_index import inside
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.raster import CellRaster
 from napari_celldetr.pipeline.cell_ids import cell_ids
-from napari_celldetr.pipeline.reapply import REACH_UM, Conflict, reapply
-
-USUAL_MPP = 0.5
+from napari_celldetr.pipeline.reapply import Conflict, reach_px, reapply
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def prepare(
     raster.paint_table(table, threshold)
     if annotations is None or not (annotations.cells or annotations.areas):
         return Prepared(claims, raster)
-    reach = REACH_UM / (mpp or USUAL_MPP)
+    reach = reach_px(mpp)
     found = reapply(
         claims, annotations, reach_px=reach, threshold=threshold, seen=seen, within=within
     )

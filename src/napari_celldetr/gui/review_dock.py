@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.annotations import SAID, Status
+from napari_celldetr.core.edits import AREA_WORDS
 from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import shared_models
@@ -39,7 +40,7 @@ from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.gui.summary import area_mm2, area_words, class_rows
 from napari_celldetr.gui.tool_kinds import Proposal, Tool, key_sheet
-from napari_celldetr.gui.tools import AREA_NAMES, Tools
+from napari_celldetr.gui.tools import Tools
 
 RECOUNT_MS = 60
 SAVED_MS = 500
@@ -335,7 +336,8 @@ class ReviewDock(Dock):
         if self.tools is not None and not self.tools.class_chosen:
             self.tools.class_name = next(iter(session.cells.class_names), None)
         areas = session.cells.annotations.areas
-        names = [a.name or f"{AREA_NAMES[a.kind]} {i}" for i, a in enumerate(areas.values(), 1)]
+        words = [AREA_WORDS[a.kind].capitalize() for a in areas.values()]
+        names = [a.name or f"{words[i]} {i + 1}" for i, a in enumerate(areas.values())]
         self.readout.offer_areas(list(zip(areas, names, strict=True)))
         self._show_classes()
         self._recount.start()
@@ -369,7 +371,6 @@ class ReviewDock(Dock):
             self.tool_box.show_none(f"The mouse works on {other} now. Press a tool to go on here.")
         else:
             self.tool_box.show_tool(self.tools.tool, self.tools.class_name)
-        self._show_classes()
         self._show_selection()
 
     def _show_selection(self) -> None:

@@ -13,6 +13,7 @@ from napari_celldetr.core.annotations import Area, Edit
 from napari_celldetr.core.boxes import paired_iou
 from napari_celldetr.core.claims import Rows
 from napari_celldetr.core.edits import (
+    AREA_WORDS,
     UNKNOWN_WORD,
     add,
     confirm,
@@ -35,7 +36,6 @@ REACH_PX = 10.0
 CLICK_PX = 4.0
 """A drag shorter than this many screen px is a click."""
 BRUSH_PX = 14.0
-AREA_NAMES = {"complete": "Complete area", "region": "Region"}
 SMALLEST_UM = 1.5
 """Boxes narrower than this are slips of the hand."""
 MIDDLE = 0.3
@@ -545,7 +545,7 @@ class Tools:
 
     def _area_name(self, kind: str) -> str:
         """A name that no area has had: what is noted of one must not become another's."""
-        word = AREA_NAMES[kind]
+        word = AREA_WORDS[kind].capitalize()
         taken = [a.name for a in self.session.cells.annotations.areas.values()]
         numbers = [int(n) for name in taken if (n := name.removeprefix(f"{word} ")).isdecimal()]
         most = max([self._named.get(kind, 0), *numbers], default=0)

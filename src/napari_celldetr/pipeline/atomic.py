@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from napari_celldetr.core.errors import ExportError
+
 TEMPORARY = ".celldetr-tmp"
 """Suffix of files being written; whatever carries it after a crash is an orphan."""
 
@@ -68,3 +70,13 @@ def why(error: OSError) -> str:
         errno.ENOTDIR: "a part of the path is not a folder",
     }
     return words.get(error.errno or 0, error.strerror or type(error).__name__)
+
+
+def not_written(name: str, error: OSError) -> ExportError:
+    """That an export could not be written, and why."""
+    return ExportError(
+        f"{name} cannot be written.",
+        expected="a writable folder with free space",
+        found=why(error),
+        remedy="choose another folder or free some space",
+    )

@@ -17,7 +17,7 @@ from napari_celldetr.core.annotations import SAID, CorrectedCells
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import CellDETRError, ExportError
 from napari_celldetr.core.progress import Job, Progress, drain
-from napari_celldetr.pipeline.atomic import replacing, why
+from napari_celldetr.pipeline.atomic import not_written, replacing, why
 
 if TYPE_CHECKING:
     from napari_celldetr.pipeline.cell_rows import CellRows, Steps
@@ -115,12 +115,7 @@ def export_job(
     except CellDETRError:
         raise
     except OSError as error:
-        raise ExportError(
-            f"{target.name} cannot be written.",
-            expected="a writable folder with free space",
-            found=why(error),
-            remedy="choose another folder or free some space",
-        ) from error
+        raise not_written(target.name, error) from error
     return found
 
 

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from napari_celldetr.core.annotations import STATUS_WORDS, Area, CellStates, Edit, Status
-from napari_celldetr.core.errors import ExportError
 from napari_celldetr.core.progress import Job, Progress
-from napari_celldetr.pipeline.atomic import replacing, why
+from napari_celldetr.pipeline.atomic import not_written, replacing
 from napari_celldetr.pipeline.cell_ids import as_text
 from napari_celldetr.pipeline.csv_file import safe_text
 from napari_celldetr.pipeline.journal import Entry, Journal
@@ -63,12 +62,7 @@ def history_job(journal: Path, target: Path) -> Job[int]:
                         rows += 1
                     yield Progress(done, total, f"Writing {target.name}")
         except OSError as error:
-            raise ExportError(
-                f"{target.name} cannot be written.",
-                expected="a writable folder with free space",
-                found=why(error),
-                remedy="choose another folder or free some space",
-            ) from error
+            raise not_written(target.name, error) from error
     return rows
 
 

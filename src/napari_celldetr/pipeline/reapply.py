@@ -21,6 +21,7 @@ from napari_celldetr.core.regions import Region
 
 REACH_UM = 3.0
 """Centres nearer than this are the same cell, as in the scores of the model."""
+USUAL_MPP = 0.5
 
 
 class Disagreement(StrEnum):
@@ -49,6 +50,11 @@ class Reapplied:
     conflicts: tuple[Conflict, ...]
 
 
+def reach_px(mpp: float | None) -> float:
+    """`REACH_UM` in level-0 px; of a usual scan where the pixel size is not known."""
+    return REACH_UM / (mpp or USUAL_MPP)
+
+
 def reapply(
     claims: Claims,
     annotations: Annotations,
@@ -66,7 +72,7 @@ def reapply(
         Prepared, with keys.
     annotations : Annotations
     reach_px : float
-        Level-0 px; see `REACH_UM`.
+        Level-0 px; see `reach_px`.
     threshold : float
         Claims scored lower contradict nothing.
     seen : (N, 2), optional

@@ -17,9 +17,7 @@ from napari_celldetr.pipeline.journal import Journal
 from napari_celldetr.pipeline.measure import size_columns
 from napari_celldetr.pipeline.project import Project, default_folder
 from napari_celldetr.pipeline.project_record import SlideFacts, SlideRecord
-from napari_celldetr.pipeline.reapply import REACH_UM, reapply
-
-USUAL_MPP = 0.5
+from napari_celldetr.pipeline.reapply import reach_px, reapply
 
 
 def find_record(slide: Any, project: str | Path | None = None) -> SlideRecord:
@@ -76,7 +74,7 @@ def reviewed_cells(record: SlideRecord) -> CorrectedCells:
     table = CellTable(claims.class_names, cell_ids, threshold=threshold)
     table.load(said)
     prepared = Claims.prepared(claims, cell_ids)
-    reach = REACH_UM / (mpp[0] if mpp else USUAL_MPP)
+    reach = reach_px(mpp[0] if mpp else None)
     joined = reapply(prepared, said, reach_px=reach, threshold=threshold)
     table.replace(prepared, covered=joined.covered)
     return with_sizes(table.corrected(), mpp)
