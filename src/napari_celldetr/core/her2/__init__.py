@@ -1,0 +1,49 @@
+"""HER2 IHC of breast cancer: patterns of cells, and the guideline's rules on their counts."""
+
+from __future__ import annotations
+
+from napari_celldetr.core.her2.guideline import (
+    GUIDELINE,
+    Branch,
+    Margin,
+    Minimum,
+    Score,
+    margins,
+    score_counts,
+)
+from napari_celldetr.core.her2.patterns import (
+    CELL_CLASSES,
+    SCORES,
+    Cutoffs,
+    Pattern,
+    cell_scores,
+    classify_cells,
+)
+from napari_celldetr.core.her2.shares import (
+    TileCounts,
+    count_patterns,
+    h_score,
+    score_shares,
+    wilson_interval,
+)
+
+__all__ = [
+    "CELL_CLASSES",
+    "GUIDELINE",
+    "SCORES",
+    "Branch",
+    "Cutoffs",
+    "Margin",
+    "Minimum",
+    "Pattern",
+    "Score",
+    "TileCounts",
+    "cell_scores",
+    "classify_cells",
+    "count_patterns",
+    "h_score",
+    "margins",
+    "score_counts",
+    "score_shares",
+    "wilson_interval",
+]
