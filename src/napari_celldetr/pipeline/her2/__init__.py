@@ -1,0 +1,1 @@
+"""HER2 on IHC slides: membranes measured cell by cell, coverage, and the score."""
