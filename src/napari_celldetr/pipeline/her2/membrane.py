@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.core.her2 import Cutoffs
-from napari_celldetr.pipeline.her2.outline import NOBODY, RAYS, Floats, Outlines, sample
+from napari_celldetr.pipeline.her2.outline import NOBODY, RAYS, Floats, Ints, Outlines, sample
 
 Bools = NDArray[np.bool_]
 
@@ -29,6 +29,34 @@ LEAST_FREE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class Bands:
+    """What was read of N cells' surroundings; enough to judge them anew with other cut-offs.
+
+    Attributes
+    ----------
+    band : (N, RAYS)
+        DAB optical density of the outline in each direction.
+    beside : (N, RAYS)
+        DAB of what a membrane there must stand out from: cytoplasm, nucleus, the nucleus faced.
+    arcs : (N, RAYS)
+        Length of outline that each direction stands for.
+    neighbours : (N, RAYS)
+        Row of the cell met in each direction, or `NOBODY`.
+    cytoplasm : (N,)
+        Median DAB optical density between nucleus and membrane.
+    """
+
+    band: Floats
+    beside: Floats
+    arcs: Floats
+    neighbours: Ints
+    cytoplasm: Floats
+
+    def __len__(self) -> int:
+        return len(self.band)
+
+
+@dataclass(frozen=True, slots=True)
 class Membranes:
     """Measurements of N cells.
 
@@ -38,10 +66,6 @@ class Membranes:
         Median DAB optical density of the stained bins; of all bins where none is stained.
     completeness : (N,)
         Stained share of the outline, by length.
-    cytoplasm : (N,)
-        Median DAB optical density between nucleus and membrane.
-    ratio : (N,)
-        Cytoplasm over membrane; about 1 where staining is not of the membrane.
     stained : (N, RAYS) bool
         Which bins are stained.
     free : (N, RAYS) bool
@@ -50,16 +74,12 @@ class Membranes:
 
     intensity: Floats
     completeness: Floats
-    cytoplasm: Floats
-    ratio: Floats
     stained: Bools
     free: Bools
 
 
-def measure_membranes(
-    outlines: Outlines, dab: Floats, *, mpp: float, cutoffs: Cutoffs | None = None
-) -> Membranes:
-    """Measure the membrane of each outlined cell.
+def read_bands(outlines: Outlines, dab: Floats, *, mpp: float) -> Bands:
+    """Read what lies along and beside the outlines.
 
     Parameters
     ----------
@@ -69,21 +89,22 @@ def measure_membranes(
         DAB optical density.
     mpp : float
         µm per px.
-    cutoffs : Cutoffs, optional
     """
-    cut = cutoffs or Cutoffs()
-    band = _band(outlines, dab, mpp)
     nuclei = _nuclei(outlines, dab)
     between, cytoplasm = _between(outlines, dab, nuclei, mpp)
-    faced = nuclei[outlines.neighbours] * (outlines.neighbours != NOBODY)
-    brown = np.maximum(np.maximum(between, nuclei[:, None]), faced)
-    stained = (band >= cut.weak) & (band >= CONTRAST * brown)
-    arcs = outlines.arcs()
-    free = _free_bins(outlines, stained, band, arcs)
-    completeness = _completeness(stained, arcs, free)
-    intensity = _median_where(band, stained & free)
-    ratio = np.asarray(cytoplasm / np.maximum(intensity, np.float32(cut.weak)), np.float32)
-    return Membranes(intensity, completeness, cytoplasm, ratio, stained, free)
+    facing = outlines.neighbours
+    faced = nuclei[facing] * (facing != NOBODY)
+    beside = np.maximum(np.maximum(between, nuclei[:, None]), faced)
+    return Bands(_band(outlines, dab, mpp), beside, outlines.arcs(), facing, cytoplasm)
+
+
+def judge(bands: Bands, cutoffs: Cutoffs | None = None) -> Membranes:
+    """Completeness and intensity of each cell; only the lowest cut-off matters here."""
+    weak = (cutoffs or Cutoffs()).weak
+    stained = (bands.band >= weak) & (bands.band >= CONTRAST * bands.beside)
+    free = _free_bins(bands, stained)
+    completeness = _completeness(stained, bands.arcs, free)
+    return Membranes(_median_where(bands.band, stained & free), completeness, stained, free)
 
 
 def _band(outlines: Outlines, dab: Floats, mpp: float) -> Floats:
@@ -127,16 +148,16 @@ def _between(outlines: Outlines, dab: Floats, nuclei: Floats, mpp: float) -> tup
     return np.asarray(middle * room, np.float32), np.asarray(cytoplasm, np.float32)
 
 
-def _free_bins(outlines: Outlines, stained: Bools, band: Floats, arcs: Floats) -> Bools:
+def _free_bins(bands: Bands, stained: Bools) -> Bools:
     """Bins whose staining cannot be that of a neighbour, who stains more strongly all in all.
 
     A cell with too few such bins is judged by all of them, as cells in the middle of a nest are.
     """
-    everything, facing = np.ones(stained.shape, bool), outlines.neighbours
-    strength = _completeness(stained, arcs, everything) * _median_where(band, stained)
+    everything, facing = np.ones(stained.shape, bool), bands.neighbours
+    strength = _completeness(stained, bands.arcs, everything) * _median_where(bands.band, stained)
     stronger = (facing != NOBODY) & (strength[facing] > strength[:, None])
     free = ~(stained & stronger)
-    free[_completeness(free, arcs, everything) < LEAST_FREE] = True
+    free[_completeness(free, bands.arcs, everything) < LEAST_FREE] = True
     return free
 
 
