@@ -1,0 +1,123 @@
+"""How far off a transform still is, in µm and place by place, from windows the fit never saw.
+
+Fresh windows, between those of the fit, are looked for on the other slide. What they miss by is
+error of the map and of the looking alike, so that an average over neighbours overstates rather
+than understates. Where windows are not found the error is unknown, or at least what the nearest
+ones allow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from napari_celldetr.core.transform import ErrorMap, SlideTransform
+from napari_celldetr.pipeline.register_nonrigid import Matches, match
+from napari_celldetr.slides.registration_images import DensityImage
+
+CELLS = 64
+"""Cells of the map along the longer side."""
+HALF_PX, RADIUS_PX = 28, 18
+NEIGHBOURS = 8
+NEAR_SHARE = 0.25
+"""A window agrees when it is found within this share of the reach."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """Where fresh windows were found instead of where the transform has them.
+
+    Attributes
+    ----------
+    points : (N, 2)
+        H&E µm, windows that were distinct.
+    miss : (N, 2)
+        What is left, H&E µm.
+    lost : (M, 2)
+        H&E µm, windows that were not found, or only at the end of the reach.
+    agreement : float
+        Share of all windows found near where they should be, 0..1.
+    """
+
+    points: Floats
+    miss: Floats
+    lost: Floats
+    agreement: float
+
+    @property
+    def count(self) -> int:
+        """Windows looked for."""
+        return len(self.points) + len(self.lost)
+
+    @property
+    def typical_um(self) -> float:
+        """Median miss in µm; infinite without any."""
+        return float(np.median(np.hypot(*self.miss.T))) if len(self.miss) else np.inf
+
+
+def residuals(
+    he: DensityImage,
+    ihc: DensityImage,
+    fine_he: DensityImage,
+    fine_ihc: DensityImage,
+    transform: SlideTransform,
+) -> Residuals:
+    """What fresh windows of two scales say of `transform`."""
+    wide = match(
+        he, ihc, transform, half_px=HALF_PX, radius_px=RADIUS_PX, step_px=HALF_PX, start_px=9
+    )
+    near = np.hypot(*wide.offset_um.T) <= NEAR_SHARE * RADIUS_PX * he.mpp
+    agreement = float((near & wide.sure).mean()) if len(near) else 0.0
+    fine = match(
+        fine_he, fine_ihc, transform, half_px=36, radius_px=14, step_px=36, start_px=19
+    )
+    return _joined(wide, fine, agreement)
+
+
+def _joined(wide: Matches, fine: Matches, agreement: float) -> Residuals:
+    points = np.concatenate([wide.points[wide.sure], fine.points[fine.sure]])
+    miss = np.concatenate([wide.offset_um[wide.sure], fine.offset_um[fine.sure]])
+    return Residuals(points, miss, wide.points[~wide.sure], agreement)
+
+
+def error_map(transform: SlideTransform, left: Residuals, he: DensityImage) -> ErrorMap:
+    """The expected error of `transform` per cell of a grid over the H&E slide."""
+    width, height = transform.he.extent_um
+    side = max(width, height) / CELLS
+    columns, rows = (max(1, int(np.ceil(s / side - 1e-9))) for s in (width, height))
+    middle = (np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1) + 0.5) * side
+    tissue = _tissue_share(he, (rows, columns), side)
+    error = _expected(left, middle.reshape(-1, 2), side).reshape(rows, columns)
+    error = np.where(tissue > 0, np.round(error, 2), np.nan)
+    return ErrorMap((side, side), error, tissue)
+
+
+def _expected(left: Residuals, places: Floats, side: float) -> Floats:
+    """Error (N,) in µm at places (N, 2): from the nearest windows, more where they are far."""
+    count = min(NEIGHBOURS, len(left.points))
+    if not count:
+        return np.full(len(places), np.nan)
+    apart, which = cKDTree(left.points).query(places, k=count)
+    apart, which = apart.reshape(len(places), -1), which.reshape(len(places), -1)
+    size = np.hypot(*left.miss.T)
+    typical = left.typical_um
+    local = np.quantile(size[which], 0.75, axis=1)
+    # Beyond the windows' own distance nothing holds the map.
+    far = np.maximum(apart.mean(axis=1) / (2 * side) - 1, 0)
+    return np.asarray(np.maximum(local, typical) * (1 + far), np.float64)
+
+
+def _tissue_share(he: DensityImage, shape: tuple[int, int], side: float) -> Floats:
+    height, width = he.tissue.shape
+    x = np.minimum((np.arange(width) + 0.5) * he.step[0] / side, shape[1] - 1).astype(np.intp)
+    y = np.minimum((np.arange(height) + 0.5) * he.step[1] / side, shape[0] - 1).astype(np.intp)
+    cell = (y[:, None] * shape[1] + x[None, :]).ravel()
+    whole = np.bincount(cell, minlength=shape[0] * shape[1])
+    inside = np.bincount(cell, he.tissue.ravel(), minlength=shape[0] * shape[1])
+    share = inside / np.maximum(whole, 1)
+    return np.round(share, 3).reshape(shape)
