@@ -97,11 +97,13 @@ class SplineWarp:
     def determinants(self) -> Floats:
         """Determinants of the Jacobian, several per grid step; all positive means no folding."""
         rows, columns = self.coefficients.shape[:2]
-        x = self.origin[0] + np.linspace(1, columns - 2, FOLD_SAMPLES * (columns - 3) + 1) * (
-            self.spacing[0]
+        x = (
+            self.origin[0]
+            + np.linspace(1, columns - 2, FOLD_SAMPLES * (columns - 3) + 1) * (self.spacing[0])
         )
-        y = self.origin[1] + np.linspace(1, rows - 2, FOLD_SAMPLES * (rows - 3) + 1) * (
-            self.spacing[1]
+        y = (
+            self.origin[1]
+            + np.linspace(1, rows - 2, FOLD_SAMPLES * (rows - 3) + 1) * (self.spacing[1])
         )
         points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         return np.asarray(np.linalg.det(self.jacobian(points)), np.float64)
@@ -166,12 +168,12 @@ class ErrorMap:
         if min(self.spacing) <= 0 or not self.error_um.size:
             raise _broken("cells with an area", f"{self.spacing} µm, {self.error_um.shape}")
 
-    def at(self, points_um: Floats) -> Floats:
+    def at(self, points_um: NDArray[Any]) -> Floats:
         """Error (N,) in µm at points (N, 2) in H&E µm; NaN where unknown or off the slide."""
         cell = np.floor(np.asarray(points_um, np.float64) / self.spacing)
         rows, columns = self.error_um.shape
-        inside = ((cell >= 0) & (cell < (columns, rows))).all(axis=1)
-        x, y = np.where(inside[:, None], cell, 0).astype(np.intp).T
+        inside = np.all((cell >= 0) & (cell < (columns, rows)), axis=1)
+        x, y = np.where(inside.reshape(-1, 1), cell, 0).astype(np.intp).T
         return np.where(inside, self.error_um[y, x], np.nan)
 
     def excluded(self, limit_um: float) -> NDArray[np.bool_]:
@@ -263,12 +265,16 @@ class SlideTransform:
         """H&E level-0 px (N, 2) of IHC level-0 px (N, 2). `TransformError` if not to be solved."""
         return self.inverse_um(_points(points) * self.ihc.mpp) / self.he.mpp
 
-    def forward_um(self, points: Floats) -> Floats:
+    def forward_um(self, points: NDArray[Any]) -> Floats:
         """IHC µm (N, 2) of H&E µm (N, 2)."""
-        moved = points @ self.affine[:, :2].T + self.affine[:, 2]
+        moved = self.forward_um_affine(points)
         return moved if self.warp is None else moved + self.warp.displacement(moved)
 
-    def inverse_um(self, points: Floats) -> Floats:
+    def forward_um_affine(self, points: NDArray[Any]) -> Floats:
+        """IHC µm (N, 2) of H&E µm (N, 2) by the affine alone."""
+        return np.asarray(points @ self.affine[:, :2].T + self.affine[:, 2], np.float64)
+
+    def inverse_um(self, points: NDArray[Any]) -> Floats:
         """H&E µm (N, 2) of IHC µm (N, 2)."""
         moved = points if self.warp is None else _unwarped(self.warp, points)
         return np.asarray(
@@ -365,7 +371,7 @@ def _unwarped(warp: SplineWarp, points: Floats) -> Floats:
 
 
 def _improved(
-    warp: SplineWarp, place: Floats, step: Floats, target: Floats, miss: Floats
+    warp: SplineWarp, place: Floats, step: NDArray[Any], target: Floats, miss: Floats
 ) -> tuple[Floats, Floats]:
     """Each place after the longest of the steps 1, 1/2, 1/4, … that comes nearer."""
     length = np.ones((len(place), 1))

@@ -9,6 +9,7 @@ ones allow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,9 +74,7 @@ def residuals(
     )
     near = np.hypot(*wide.offset_um.T) <= NEAR_SHARE * RADIUS_PX * he.mpp
     agreement = float((near & wide.sure).mean()) if len(near) else 0.0
-    fine = match(
-        fine_he, fine_ihc, transform, half_px=36, radius_px=14, step_px=36, start_px=19
-    )
+    fine = match(fine_he, fine_ihc, transform, half_px=36, radius_px=14, step_px=36, start_px=19)
     return _joined(wide, fine, agreement)
 
 
@@ -97,7 +96,7 @@ def error_map(transform: SlideTransform, left: Residuals, he: DensityImage) -> E
     return ErrorMap((side, side), error, tissue)
 
 
-def _expected(left: Residuals, places: Floats, side: float) -> Floats:
+def _expected(left: Residuals, places: NDArray[Any], side: float) -> Floats:
     """Error (N,) in µm at places (N, 2): from the nearest windows, more where they are far."""
     count = min(NEIGHBOURS, len(left.points))
     if not count:

@@ -1,4 +1,4 @@
-"""H&E onto IHC: every pose is tried, the best is refined, then bent; each stage must earn its place.
+"""H&E onto IHC: every pose is tried, the best refined, then bent; each stage must earn its place.
 
 The sections are consecutive and stained differently, so no cell need have a partner: what is
 compared is the tissue's structure (`register_similarity`). A stage that makes the slides no more
@@ -30,7 +30,7 @@ from napari_celldetr.core.transform import (
 from napari_celldetr.pipeline.error_map import Residuals, error_map, residuals
 from napari_celldetr.pipeline.register_nonrigid import Matches, fit_affine, fit_warp, match
 from napari_celldetr.pipeline.register_search import Pose, distinct, feature_pose, search
-from napari_celldetr.pipeline.register_similarity import likeness
+from napari_celldetr.pipeline.register_similarity import likeness, structure
 from napari_celldetr.slides.registration_images import DensityImage, density_image, extent_um
 from napari_celldetr.slides.slide import Slide
 
@@ -136,6 +136,24 @@ def register(
     return _Registration(he, ihc, chosen, marks, extents).run()
 
 
+def measure(he: Slide, ihc: Slide, transform: SlideTransform) -> Job[SlideTransform]:
+    """`transform`, found elsewhere, with an error map measured on the slides themselves.
+
+    Raises `SlideError`, and `RegistrationError` when the slides do not fit each other under it.
+    """
+    extents = extent_um(he), extent_um(ihc)
+    config = RegisterConfig(limit_um=transform.limit_um)
+    nothing = _checked_landmarks((), he, ihc)
+    return _Registration(he, ihc, config, nothing, extents).measured(transform)
+
+
+def frame_of(slide: Slide) -> SlideFrame:
+    """Which slide a side of a transform is. `SlideError` without a pixel size."""
+    width, height = extent_um(slide)
+    mpp = width / slide.size[0], height / slide.size[1]
+    return SlideFrame(slide.name, slide.identity(), slide.size, slide.mpp or mpp)
+
+
 @dataclass(frozen=True, eq=False)
 class _Marks:
     """Landmarks in µm of either slide, (N, 2) each."""
@@ -165,18 +183,15 @@ class _Registration:
         self.mpp = max(FINEST_UM, self.longest / LARGEST_PX)
         self.stages: list[Stage] = []
         self.images: list[DensityImage] = []
+        self.pyramid: dict[float, tuple[DensityImage, DensityImage]] = {}
+        self.own: tuple[DensityImage, NDArray[np.float32]] | None = None
         self.total = 6 + len(BENDS) * config.nonrigid
         self.done = 0
 
     def run(self) -> Job[SlideTransform]:
         """The whole course."""
         with ThreadPoolExecutor(1, thread_name_prefix="celldetr-register") as pool:
-            for slide in self.slides:
-                image = yield from self._doing(
-                    pool, f"reading {slide.name}", density_image, slide, self.mpp
-                )
-                self.images.append(image)
-            self._refuse_empty()
+            yield from self._reading(pool)
             identity = self._frames()
             transform = yield from self._start(pool, identity)
             for parts in (COARSE_PARTS, MIDDLE_PARTS):
@@ -195,6 +210,24 @@ class _Registration:
         yield Progress(self.total, self.total, "stages")
         return result
 
+    def measured(self, transform: SlideTransform) -> Job[SlideTransform]:
+        """An error map alone."""
+        self.total = 4
+        with ThreadPoolExecutor(1, thread_name_prefix="celldetr-register") as pool:
+            yield from self._reading(pool)
+            left = yield from self._doing(pool, "measuring the error", self._left, transform)
+            self._refuse_strangers(left)
+            errors = error_map(transform, left, self._at(COARSE_PARTS)[0])
+        yield Progress(self.total, self.total, "stages")
+        return replace(transform, error_map=errors)
+
+    def _reading(self, pool: Executor) -> Generator[Progress, None, None]:
+        for slide in self.slides:
+            words = f"reading {slide.name}"
+            image = yield from self._doing(pool, words, density_image, slide, self.mpp)
+            self.images.append(image)
+        self._refuse_empty()
+
     def _doing(
         self, pool: Executor, words: str, work: Callable[..., T], *args: Any
     ) -> Generator[Progress, None, T]:
@@ -212,9 +245,20 @@ class _Registration:
     def _at(self, parts: int) -> tuple[DensityImage, DensityImage]:
         """Both pictures with about `parts` pixels along the longer side."""
         mpp = self.longest / parts
-        # Mutual information wants 16 µm/px or finer, where the slide is not immense.
+        if parts > SEARCH_PARTS:
+            # Mutual information wants 16 µm/px or finer.
+            mpp = min(mpp, COARSEST_MPP)
         mpp = max(self.mpp, mpp)
-        return self.images[0].coarser(mpp), self.images[1].coarser(mpp)
+        if mpp not in self.pyramid:
+            self.pyramid[mpp] = (self.images[0].coarser(mpp), self.images[1].coarser(mpp))
+        return self.pyramid[mpp]
+
+    def _own(self, parts: int) -> NDArray[np.float32]:
+        """Structure of the H&E; that of the last resolution is kept."""
+        he = self._at(parts)[0]
+        if self.own is None or self.own[0] is not he:
+            self.own = he, structure(he)
+        return self.own[1]
 
     def _refuse_empty(self) -> None:
         for slide, image in zip(self.slides, self._at(SEARCH_PARTS), strict=True):
@@ -227,11 +271,7 @@ class _Registration:
                 )
 
     def _frames(self) -> SlideTransform:
-        frames = []
-        for slide in self.slides:
-            if slide.mpp is None:
-                raise AssertionError("extent_um refused it")
-            frames.append(SlideFrame(slide.name, slide.identity(), slide.size, slide.mpp))
+        frames = [frame_of(slide) for slide in self.slides]
         return SlideTransform(
             frames[0], frames[1], identity_affine(), limit_um=self.config.limit_um
         )
@@ -273,8 +313,9 @@ class _Registration:
         """The start that, a little refined, makes the slides most alike; identity competes."""
         starts = [identity, *(replace(identity, affine=p.affine) for p in poses)]
         likely = sorted(starts, key=lambda t: -self._score(t, SEARCH_PARTS))[:REFINED]
-        refined = [self._affine(self._affine(t, COARSE_PARTS, rigid=True), COARSE_PARTS)
-                   for t in likely]
+        refined = [
+            self._affine(self._affine(t, COARSE_PARTS, rigid=True), COARSE_PARTS) for t in likely
+        ]
         best = max(refined, key=lambda t: self._score(t, COARSE_PARTS))
         return best, f"{len(starts)} starts compared"
 
@@ -286,7 +327,8 @@ class _Registration:
         self, transform: SlideTransform, parts: int, *, rigid: bool = False
     ) -> SlideTransform:
         he, ihc = self._at(parts)
-        found = match(he, ihc, transform, half_px=24, radius_px=16, step_px=24)
+        own = self._own(parts)
+        found = match(he, ihc, transform, half_px=24, radius_px=16, step_px=24, own=own)
         points, places, weight = self._pulled(found)
         scale = 4 * he.mpp
         affine = fit_affine(points, places, weight, scale_um=scale, rigid=rigid)
@@ -298,7 +340,8 @@ class _Registration:
         begun = time.perf_counter()
         he, ihc = self._at(bend.parts)
         half, radius = bend.half_px, bend.radius_px
-        found = match(he, ihc, before, half_px=half, radius_px=radius, step_px=half)
+        own = self._own(bend.parts)
+        found = match(he, ihc, before, half_px=half, radius_px=radius, step_px=half, own=own)
         points, places, weight = self._pulled(found)
         after = before
         if (weight > 0).sum() >= 12:
@@ -351,7 +394,7 @@ class _Registration:
         return kept
 
     def _score(self, transform: SlideTransform, parts: int) -> float:
-        alike = likeness(*self._at(parts), transform).sum
+        alike = likeness(*self._at(parts), transform, self._own(parts)).sum
         if not len(self.marks):
             return alike
         miss = np.hypot(*(transform.forward_um(self.marks.he) - self.marks.ihc).T)
@@ -367,6 +410,15 @@ class _Registration:
     ) -> SlideTransform:
         """The transform with its error map, or the reason why there is none."""
         notes = []
+        self._refuse_strangers(left)
+        errors = error_map(transform, left, self._at(COARSE_PARTS)[0])
+        if self._is_identity(transform, left):
+            notes.append("The slides lie on each other as they are, as far as can be measured.")
+        else:
+            self._refuse_no_gain(transform, identity)
+        return replace(transform, error_map=errors, stages=tuple(self.stages), notes=tuple(notes))
+
+    def _refuse_strangers(self, left: Residuals) -> None:
         if left.agreement < LEAST_AGREEMENT:
             raise RegistrationError(
                 "The two slides do not seem to show the same tissue.",
@@ -374,14 +426,6 @@ class _Registration:
                 found=f"{left.agreement:.0%} of {left.count}",
                 remedy="check that both slides are of one block, or set three landmarks by hand",
             )
-        errors = error_map(transform, left, self._at(COARSE_PARTS)[0])
-        if self._is_identity(transform, left):
-            notes.append("The slides lie on each other as they are, as far as can be measured.")
-        else:
-            self._refuse_no_gain(transform, identity)
-        return replace(
-            transform, error_map=errors, stages=tuple(self.stages), notes=tuple(notes)
-        )
 
     def _is_identity(self, transform: SlideTransform, left: Residuals) -> bool:
         points = left.points

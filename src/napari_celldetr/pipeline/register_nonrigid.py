@@ -72,10 +72,12 @@ def match(
     radius_px: int,
     step_px: int,
     start_px: int = 0,
+    own: NDArray[np.float32] | None = None,
 ) -> Matches:
     """Windows of 2 · `half_px` every `step_px` of the H&E, looked for within `radius_px`.
 
-    `start_px` shifts the grid, so that two grids need not share a window's centre.
+    `start_px` shifts the grid, so that two grids need not share a window's centre; `own` is the
+    structure of the H&E, where it is known already.
     """
     warped = resampled(ihc, transform, he)
     centres = _centres(he, warped, half_px, step_px, start_px)
@@ -83,7 +85,8 @@ def match(
         return _none()
     pad = half_px + radius_px
     ours, theirs = (
-        np.pad(structure(i), ((0, 0), (pad, pad), (pad, pad))) for i in (he, warped)
+        np.pad(s, ((0, 0), (pad, pad), (pad, pad)))
+        for s in (structure(he) if own is None else own, structure(warped))
     )
     masks = [np.pad(i.tissue.astype(np.float32), pad) for i in (he, warped)]
     parts = [
@@ -138,8 +141,10 @@ def _match_batch(
     side = 2 * (half + radius)
     size = fft.next_fast_len(side, real=True)
     area = np.stack([theirs[:, y : y + side, x : x + side] for x, y in centres])
-    near = [(slice(y + radius, y + radius + 2 * half), slice(x + radius, x + radius + 2 * half))
-            for x, y in centres]
+    near = [
+        (slice(y + radius, y + radius + 2 * half), slice(x + radius, x + radius + 2 * half))
+        for x, y in centres
+    ]
     window = np.stack([ours[:, r, c] for r, c in near])
     cover = np.stack([masks[0][r, c] for r, c in near])
     there = np.stack([masks[1][y : y + side, x : x + side] for x, y in centres])
@@ -308,9 +313,12 @@ class _Grid:
         place = (points - self.origin) / self.spacing
         node = np.clip(np.floor(place), 1, (columns - 3, rows - 3)).astype(np.intp)
         t = np.clip(place - node, 0, 1)
-        weights = np.stack(
-            [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
-        ) / 6
+        weights = (
+            np.stack(
+                [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
+            )
+            / 6
+        )
         data, index = [], []
         for j in range(4):
             for i in range(4):

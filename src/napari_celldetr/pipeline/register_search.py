@@ -2,13 +2,14 @@
 
 Sections lie on the glass anyhow. For each rotation, flip and scale the best shift comes from one
 correlation of the tissue's outline and structure; the best of all are candidates for refinement.
-Moments of the tissue mask propose two scales, and features (ORB) one pose more, as a vote.
+The tissue's area proposes a scale, and features (ORB) one pose more, as a vote.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,10 @@ from napari_celldetr.slides.registration_images import DensityImage
 SIDE_PX = 170
 """Longest side of the pictures that are turned, in px: a degree is 1.5 px at the edge."""
 ANGLE_STEP_DEG = 6.0
-SCALES = (0.93, 1.0, 1.07)
+SCALES = (0.91, 0.94, 0.97, 1.0, 1.03, 1.06, 1.09)
+SAME_SCALE, LARGEST_SCALING = 0.02, 0.2
+TURNS = 8
+"""Rotations at which every scale is tried."""
 OUTLINE_SHARE = 0.6
 FULL_FRAME = 0.9
 """With more tissue than this the outline is that of the picture, and says nothing."""
@@ -41,14 +45,27 @@ class Pose:
 
 
 def search(he: DensityImage, ihc: DensityImage, *, flips: bool = True) -> Iterator[list[Pose]]:
-    """Yields the best pose of each rotation, a list per angle; both pictures small."""
+    """Yields the best shifts, some poses at a time; both pictures small.
+
+    First every rotation at a few scales, then every scale at the best rotations.
+    """
     finder = _Finder(he, ihc)
     sides = (False, True) if flips else (False,)
-    scales = sorted({*SCALES, *mask_scales(he, ihc)})
+    rough: list[Pose] = []
     for angle in np.arange(0, 360, ANGLE_STEP_DEG):
-        yield [
-            finder.pose(float(angle), flip, scale) for flip in sides for scale in scales
-        ]
+        some = [finder.pose(float(angle), f, s) for f in sides for s in mask_scales(he, ihc)]
+        rough += some
+        yield some
+    for pose in _best_turns(rough):
+        yield [finder.pose(pose.angle_deg, pose.flip, scale) for scale in SCALES]
+
+
+def _best_turns(poses: list[Pose]) -> list[Pose]:
+    """The best poses, each rotation and side once."""
+    turns: dict[tuple[float, bool], Pose] = {}
+    for pose in sorted(poses, key=lambda p: p.score):
+        turns[pose.angle_deg, pose.flip] = pose
+    return sorted(turns.values(), key=lambda p: -p.score)[:TURNS]
 
 
 def distinct(poses: list[Pose], count: int, extent_um: tuple[float, float]) -> list[Pose]:
@@ -68,12 +85,12 @@ def distinct(poses: list[Pose], count: int, extent_um: tuple[float, float]) -> l
 
 
 def mask_scales(he: DensityImage, ihc: DensityImage) -> list[float]:
-    """Scale by the areas of both tissues, where it is believable."""
+    """Scales to begin with: 1 and that of both tissues' areas, where they say anything."""
     areas = [float(i.tissue.sum()) * i.step[0] * i.step[1] for i in (he, ihc)]
-    if min(areas) <= 0 or min(i.tissue.mean() for i in (he, ihc)) > FULL_FRAME:
-        return []
-    scale = float(np.sqrt(areas[1] / areas[0]))
-    return [round(scale, 2)] if 0.85 < scale < 1.18 else []
+    if min(i.tissue.mean() for i in (he, ihc)) > FULL_FRAME:
+        return [0.96, 1.04]
+    scale = float(np.sqrt(areas[1] / max(areas[0], 1e-9)))
+    return [1.0, scale] if SAME_SCALE < abs(scale - 1) < LARGEST_SCALING else [1.0]
 
 
 class _Finder:
@@ -89,15 +106,17 @@ class _Finder:
         self.half = int(np.ceil(reach * max(SCALES) * 1.1 / min(self.step))) + 3
         need = [side + 2 * self.half for side in ihc.density.shape]
         self.shape = tuple(fft.next_fast_len(n) for n in need)
-        self.target = [fft.fft2(c, self.shape) for c in self._channels(ihc)]
+        self.structures = structure(he, surround_px=8.0), structure(ihc, surround_px=8.0)
+        local, cos, sin = self.structures[1]
+        channels = self._channels(ihc.tissue.astype(np.float32), local, cos + 1j * sin)
+        self.target = [fft.fft2(c, self.shape) for c in channels]
 
     def pose(self, angle_deg: float, flip: bool, scale: float) -> Pose:
         """The best shift of one rotation, flip and scale."""
         matrix = scale * rotation(angle_deg, flip)
-        turned = self._turned(matrix)
+        channels = self._turned(matrix, np.radians(angle_deg), flip)
         product = sum(
-            np.conj(fft.fft2(c, self.shape)) * t
-            for c, t in zip(self._channels(turned), self.target, strict=True)
+            np.conj(fft.fft2(c, self.shape)) * t for c, t in zip(channels, self.target, strict=True)
         )
         surface = np.real(fft.ifft2(product))
         row, column = np.unravel_index(int(surface.argmax()), surface.shape)
@@ -109,26 +128,31 @@ class _Finder:
         affine = np.column_stack([matrix, centre - matrix @ self.middle])
         return Pose(affine, float(surface.max()), angle_deg, flip)
 
-    def _turned(self, matrix: Matrix) -> DensityImage:
-        """The H&E under a linear map, its tissue's middle in the middle of a square."""
+    def _turned(self, matrix: Matrix, angle: float, flip: bool) -> list[NDArray[np.complex64]]:
+        """The H&E's channels under a linear map, its tissue's middle in the middle of a square."""
         side = np.arange(2 * self.half) + 0.5 - self.half
         grid = np.stack(np.meshgrid(side * self.step[0], side * self.step[1]), -1).reshape(-1, 2)
         source = grid @ np.linalg.inv(matrix).T + self.middle
         at = (source / self.he.step - 0.5).T[::-1]
-        shape = (2 * self.half, 2 * self.half)
-        density = ndimage.map_coordinates(self.he.density, at, order=1).reshape(shape)
-        tissue = ndimage.map_coordinates(self.he.tissue.astype(np.uint8), at, order=0)
-        return DensityImage(density, tissue.reshape(shape).astype(bool), self.step)
+        tissue, local, cos, sin = (
+            ndimage.map_coordinates(c, at, order=1).reshape(2 * self.half, -1)
+            for c in (self.he.tissue.astype(np.float32), *self.structures[0])
+        )
+        # Edges turn with the picture, and are mirrored with it; their angle is a double one.
+        edges = (cos - 1j * sin if flip else cos + 1j * sin) * np.complex64(np.exp(2j * angle))
+        return self._channels(tissue, local, edges)
 
-    def _channels(self, image: DensityImage) -> list[NDArray[np.complex64]]:
+    def _channels(
+        self, tissue: NDArray[np.float32], local: NDArray[np.float32], edges: NDArray[Any]
+    ) -> list[NDArray[np.complex64]]:
         """Two complex channels: the real part of their product is that of all four together."""
-        local, cos, sin = structure(image, surround_px=8.0)
-        energy = np.sqrt(float((local**2 + cos**2 + sin**2).sum())) + 1e-9
+        energy = np.sqrt(float((local**2 + np.abs(edges) ** 2).sum())) + 1e-9
         outline = np.zeros_like(local)
         if self.uses_outline:
-            soft = ndimage.gaussian_filter(image.tissue.astype(np.float32), 1.5)
+            soft = ndimage.gaussian_filter(tissue, 1.5)
             outline = OUTLINE_SHARE * soft / (np.sqrt(float((soft**2).sum())) + 1e-9)
-        return [outline + 1j * local / energy, (cos + 1j * sin) / energy]
+        first = np.asarray(outline + 1j * local / energy, np.complex64)
+        return [first, np.asarray(edges / energy, np.complex64)]
 
 
 def rotation(angle_deg: float, flip: bool) -> Matrix:
@@ -142,22 +166,26 @@ def feature_pose(he: DensityImage, ihc: DensityImage) -> Pose | None:
     """A pose by ORB features and RANSAC; a vote among the others, never trusted alone."""
     from skimage import feature, measure, transform
 
+    # scikit-image tells mypy nothing about these.
+    orb_of: Any = feature.ORB
+    match: Any = feature.match_descriptors
+    ransac: Any = measure.ransac
     found = []
     for image in (he, ihc):
-        orb = feature.ORB(n_keypoints=400, fast_threshold=0.03)
+        orb = orb_of(n_keypoints=400, fast_threshold=0.03)
         try:
             orb.detect_and_extract(np.asarray(image.density, np.float64))
         except (RuntimeError, ValueError, IndexError):
             return None  # nothing in the picture looks like a corner
         found.append(orb)
-    pairs = feature.match_descriptors(found[0].descriptors, found[1].descriptors, cross_check=True)
+    pairs = match(found[0].descriptors, found[1].descriptors, cross_check=True)
     if len(pairs) < 8:
         return None
     ends = [
         (o.keypoints[pairs[:, i], ::-1] + 0.5) * im.step
         for i, (o, im) in enumerate(zip(found, (he, ihc), strict=True))
     ]
-    model, inliers = measure.ransac(
+    model, inliers = ransac(
         (ends[0], ends[1]),
         transform.SimilarityTransform,
         min_samples=3,

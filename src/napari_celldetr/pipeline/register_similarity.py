@@ -42,10 +42,15 @@ class Likeness:
         return self.information + self.structure
 
 
-def likeness(he: DensityImage, ihc: DensityImage, transform: SlideTransform) -> Likeness:
-    """How alike the pictures are when `transform` lays the IHC over the H&E."""
+def likeness(
+    he: DensityImage, ihc: DensityImage, transform: SlideTransform, own: Floats | None = None
+) -> Likeness:
+    """How alike the pictures are when `transform` lays the IHC over the H&E.
+
+    `own` is the structure of the H&E, where it is known already.
+    """
     warped = resampled(ihc, transform, he)
-    return likeness_of(he, warped, structure(he))
+    return likeness_of(he, warped, structure(he) if own is None else own)
 
 
 def likeness_of(he: DensityImage, warped: DensityImage, own: Floats) -> Likeness:
@@ -83,16 +88,23 @@ def structure(image: DensityImage, *, surround_px: float = SURROUND_PX) -> Float
     """
     tissue = image.tissue.astype(np.float32)
     density = ndimage.gaussian_filter(image.density, SMOOTH_PX)
-    weight = ndimage.gaussian_filter(tissue, surround_px) + 1e-3
-    mean = ndimage.gaussian_filter(density * tissue, surround_px) / weight
-    square = ndimage.gaussian_filter(density**2 * tissue, surround_px) / weight
+    weight = _around(tissue, surround_px) + 1e-3
+    mean = _around(density * tissue, surround_px) / weight
+    square = _around(density**2 * tissue, surround_px) / weight
     spread = np.sqrt(np.maximum(square - mean**2, 0)) + LEAST_SPREAD
     local = np.clip((density - mean) / spread, -3, 3)
     gy, gx = np.gradient(ndimage.gaussian_filter(local, 1.0))
     strength = gx**2 + gy**2
-    scale = ndimage.gaussian_filter(strength * tissue, surround_px) / weight + 1e-4
+    scale = _around(strength * tissue, surround_px) / weight + 1e-4
     edges = np.stack([gx**2 - gy**2, 2 * gx * gy]) / (strength + scale)
     return np.asarray(np.stack([local, *(edges * (2 * EDGE_SHARE))]) * tissue, np.float32)
+
+
+def _around(values: Floats, sigma_px: float) -> Floats:
+    """Mean of the surroundings: two boxes, nearly a Gaussian, at a cost without `sigma_px`."""
+    side = max(3, round(sigma_px * np.sqrt(6)))
+    once = ndimage.uniform_filter(values, side, mode="constant")
+    return np.asarray(ndimage.uniform_filter(once, side, mode="constant"), np.float32)
 
 
 def resampled(ihc: DensityImage, transform: SlideTransform, he: DensityImage) -> DensityImage:

@@ -86,9 +86,7 @@ class DensityImage:
         )
         smooth = ndimage.gaussian_filter(self.density, 0.35 * (ratio - 1) + 0.1)
         density = ndimage.map_coordinates(smooth, at, order=1, mode="nearest")
-        tissue = ndimage.map_coordinates(
-            self.tissue.astype(np.uint8), at, order=0, mode="nearest"
-        )
+        tissue = ndimage.map_coordinates(self.tissue.astype(np.uint8), at, order=0, mode="nearest")
         step = (self.step[0] * exact[1], self.step[1] * exact[0])
         return DensityImage(density, tissue.astype(bool), step)
 

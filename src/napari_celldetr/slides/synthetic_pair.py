@@ -21,10 +21,6 @@ from napari_celldetr.slides.stain import DAB, EOSIN, HAEMATOXYLIN
 RASTER_UM = 8.0
 CELL_UM = 9.0
 GLASS = 244.0
-DRIFT = 0.25
-"""How much of the architecture's variance is new in the next section, as a standard deviation."""
-SAME_CELLS = 0.35
-"""Share of cells that both sections cut; nuclei are about as thick as two sections."""
 CELL_JITTER_UM = 2.0
 KERNELS_UM = (3.0, 4.6, 3.6)
 """Radii of the three kinds of nuclei: lymphocytes, tumour, stroma."""
@@ -122,7 +118,9 @@ class PairSettings:
     """What a pair is like; lengths in µm, the warp as a share of the diagonal.
 
     `angle_deg`, `flip` and `scale` None are drawn at random. `stain` is ``nuclear`` or
-    ``membrane``. `unrelated` draws the IHC from other tissue altogether.
+    ``membrane``. `unrelated` draws the IHC from other tissue altogether. `drift` is how much of
+    the architecture is new in the next section, as a share of its standard deviation;
+    `same_cells` is the share of cells that both sections cut.
     """
 
     size_um: tuple[float, float] = (5200.0, 4400.0)
@@ -136,6 +134,8 @@ class PairSettings:
     stain: str | None = None
     unrelated: bool = False
     fills_frame: bool = False
+    drift: float = 0.25
+    same_cells: float = 0.35
 
 
 def make_pair(seed: int, settings: PairSettings | None = None) -> SectionPair:
@@ -147,9 +147,9 @@ def make_pair(seed: int, settings: PairSettings | None = None) -> SectionPair:
     cells = _draw_cells(tissue, np.random.default_rng((seed, 2)))
     other_seed = (seed, 77) if s.unrelated else (seed, 1)
     other = _Architecture(s.size_um, np.random.default_rng(other_seed), s.fills_frame)
-    other = other.drifted(np.random.default_rng((seed, 3)))
-    kept = np.zeros((0, 2)) if s.unrelated else cells
-    next_cells = _next_cells(other, kept, np.random.default_rng((seed, 4)))
+    other = other.drifted(np.random.default_rng((seed, 3)), s.drift)
+    same = 0.0 if s.unrelated else s.same_cells
+    next_cells = _next_cells(other, cells, same, np.random.default_rng((seed, 4)))
     he, mask = _paint_he(tissue, cells, s, np.random.default_rng((seed, 5)))
     stain = s.stain or ("nuclear", "membrane")[seed % 2]
     ihc = _paint_ihc(other, next_cells, truth, stain, np.random.default_rng((seed, 6)))
@@ -185,14 +185,14 @@ class _Architecture:
         edge = edge + 0.08 * _noise(self.shape, 200, chance)
         return np.asarray(1 / (1 + np.exp(-60 * edge)), np.float64)
 
-    def drifted(self, chance: np.random.Generator) -> _Architecture:
+    def drifted(self, chance: np.random.Generator, drift: float) -> _Architecture:
         """The next section's architecture."""
         next_one = object.__new__(_Architecture)
         next_one.__dict__.update(self.__dict__)
-        keep = np.sqrt(1 - DRIFT**2)
+        keep = np.sqrt(1 - drift**2)
         for name, length in (("nest", 150), ("lumen", 45), ("fibre", 70), ("crowd", 260)):
             fresh = _noise(self.shape, length, chance)
-            setattr(next_one, name, keep * getattr(self, name) + DRIFT * fresh)
+            setattr(next_one, name, keep * getattr(self, name) + drift * fresh)
         return next_one
 
     def at(self, name: str, points: Floats) -> Floats:
@@ -229,13 +229,14 @@ def _odds(tissue: _Architecture, points: Floats) -> Floats:
     return np.asarray(odds * (tissue.at("inside", points) > 0.5), np.float64)
 
 
-def _next_cells(tissue: _Architecture, cells: Floats, chance: np.random.Generator) -> Floats:
+def _next_cells(
+    tissue: _Architecture, cells: Floats, share: float, chance: np.random.Generator
+) -> Floats:
     """Cells of the next section: some of the same, moved a little, the rest new."""
-    same = cells[chance.uniform(0, 1, len(cells)) < SAME_CELLS]
+    same = cells[chance.uniform(0, 1, len(cells)) < share]
     same = same + chance.normal(0, CELL_JITTER_UM, same.shape)
     new = _draw_cells(tissue, chance)
-    share = 1 - SAME_CELLS if len(cells) else 1.0
-    return np.concatenate([same, new[chance.uniform(0, 1, len(new)) < share]])
+    return np.concatenate([same, new[chance.uniform(0, 1, len(new)) < 1 - share]])
 
 
 # -- the map -----------------------------------------------------------------------------------
