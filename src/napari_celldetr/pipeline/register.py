@@ -180,12 +180,19 @@ class _Registration:
         self.config, self.marks = config, marks
         self.longest = max(*extents[0], *extents[1])
         self.diagonal = float(np.hypot(*extents[0]))
-        self.mpp = max(FINEST_UM, self.longest / LARGEST_PX)
+        native = max(
+            e / n
+            for s, x in zip(self.slides, extents, strict=True)
+            for e, n in zip(x, s.size, strict=True)
+        )
+        # Nothing is gained by looking closer than the slides were scanned.
+        self.mpp = max(FINEST_UM, self.longest / LARGEST_PX, native)
         self.stages: list[Stage] = []
         self.images: list[DensityImage] = []
         self.pyramid: dict[float, tuple[DensityImage, DensityImage]] = {}
         self.own: tuple[DensityImage, NDArray[np.float32]] | None = None
-        self.total = 6 + len(BENDS) * config.nonrigid
+        self.bends = self._bends() if config.nonrigid else []
+        self.total = 8 + len(self.bends)
         self.done = 0
 
     def run(self) -> Job[SlideTransform]:
@@ -198,11 +205,10 @@ class _Registration:
                 transform = yield from self._doing(
                     pool, "affine", self._affine_stage, transform, parts, "affine"
                 )
-            if self.config.nonrigid:
-                for bend in BENDS:
-                    transform = yield from self._doing(
-                        pool, "bending", self._bend_stage, transform, bend
-                    )
+            for bend in self.bends:
+                transform = yield from self._doing(
+                    pool, "bending", self._bend_stage, transform, bend
+                )
             checked = yield from self._doing(pool, "measuring the error", self._left, transform)
             result: SlideTransform = yield from self._doing(
                 pool, "measuring the error", self._concluded, transform, identity, checked
@@ -216,10 +222,16 @@ class _Registration:
         with ThreadPoolExecutor(1, thread_name_prefix="celldetr-register") as pool:
             yield from self._reading(pool)
             left = yield from self._doing(pool, "measuring the error", self._left, transform)
-            self._refuse_strangers(left)
+            self._refuse_strangers(left.coherence, left.count)
             errors = error_map(transform, left, self._at(COARSE_PARTS)[0])
         yield Progress(self.total, self.total, "stages")
         return replace(transform, error_map=errors)
+
+    def _bends(self) -> list[_Bend]:
+        """The non-rigid stages, but for those that would see no more than the one before."""
+        seen = [self._mpp(bend.parts) for bend in BENDS]
+        fresh = [i == 0 or seen[i] < seen[i - 1] for i in range(len(BENDS))]
+        return [bend for bend, new in zip(BENDS, fresh, strict=True) if new]
 
     def _reading(self, pool: Executor) -> Generator[Progress, None, None]:
         for slide in self.slides:
@@ -244,14 +256,16 @@ class _Registration:
 
     def _at(self, parts: int) -> tuple[DensityImage, DensityImage]:
         """Both pictures with about `parts` pixels along the longer side."""
-        mpp = self.longest / parts
-        if parts > SEARCH_PARTS:
-            # Mutual information wants 16 µm/px or finer.
-            mpp = min(mpp, COARSEST_MPP)
-        mpp = max(self.mpp, mpp)
+        mpp = self._mpp(parts)
         if mpp not in self.pyramid:
             self.pyramid[mpp] = (self.images[0].coarser(mpp), self.images[1].coarser(mpp))
         return self.pyramid[mpp]
+
+    def _mpp(self, parts: int) -> float:
+        mpp = self.longest / parts
+        # Mutual information wants 16 µm/px or finer; only the first search does without.
+        mpp = min(mpp, COARSEST_MPP) if parts > SEARCH_PARTS else mpp
+        return max(self.mpp, mpp)
 
     def _own(self, parts: int) -> NDArray[np.float32]:
         """Structure of the H&E; that of the last resolution is kept."""
@@ -410,7 +424,10 @@ class _Registration:
     ) -> SlideTransform:
         """The transform with its error map, or the reason why there is none."""
         notes = []
-        self._refuse_strangers(left)
+        # Who set landmarks has seen that it is the same tissue, even where they pull elsewhere.
+        shown = len(self.marks) >= FEWEST_TO_START
+        agreement = max(left.agreement, left.coherence) if shown else left.agreement
+        self._refuse_strangers(agreement, left.count)
         errors = error_map(transform, left, self._at(COARSE_PARTS)[0])
         if self._is_identity(transform, left):
             notes.append("The slides lie on each other as they are, as far as can be measured.")
@@ -418,12 +435,12 @@ class _Registration:
             self._refuse_no_gain(transform, identity)
         return replace(transform, error_map=errors, stages=tuple(self.stages), notes=tuple(notes))
 
-    def _refuse_strangers(self, left: Residuals) -> None:
-        if left.agreement < LEAST_AGREEMENT:
+    def _refuse_strangers(self, agreement: float, count: int) -> None:
+        if agreement < LEAST_AGREEMENT:
             raise RegistrationError(
                 "The two slides do not seem to show the same tissue.",
                 expected=f"at least {LEAST_AGREEMENT:.0%} of windows found where they should be",
-                found=f"{left.agreement:.0%} of {left.count}",
+                found=f"{agreement:.0%} of {count}",
                 remedy="check that both slides are of one block, or set three landmarks by hand",
             )
 

@@ -24,8 +24,8 @@ LEAST_PEAK = 0.08
 LEAST_LEAD = 0.02
 """How far the best place must be ahead of the next best one elsewhere."""
 ROUNDS = 8
-SOFTEST = 4096.0
-"""How much smoother than asked a fit may be made before it is given up."""
+STIFFEST = 4.0**14
+"""How much stiffer than asked a fit may be made before it is given up."""
 
 Floats = NDArray[np.float64]
 
@@ -272,13 +272,13 @@ def fit_warp(
         coefficients = _solved(rows, bend * (stiffness * total), robust, found - start)
         miss = np.hypot(*(start + rows @ coefficients - found).T)
         robust = weight * _trust(miss, weight, scale_um)
-    softer = 1.0
-    while softer <= SOFTEST:
+    stiffer = 1.0
+    while stiffer <= STIFFEST:
         warp = SplineWarp(grid.origin, grid.spacing, coefficients.reshape(*grid.shape, 2))
         if warp.determinants().min() > 0.2:
             return replace(transform, warp=warp)
-        softer *= 4
-        coefficients = _solved(rows, bend * (stiffness * total * softer), robust, found - start)
+        stiffer *= 4
+        coefficients = _solved(rows, bend * (stiffness * total * stiffer), robust, found - start)
     raise TransformError(
         "The displacement folds the tissue onto itself.",
         expected="matches that a smooth map can follow",

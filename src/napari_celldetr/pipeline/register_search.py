@@ -7,6 +7,7 @@ The tissue's area proposes a scale, and features (ORB) one pose more, as a vote.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -185,14 +186,17 @@ def feature_pose(he: DensityImage, ihc: DensityImage) -> Pose | None:
         (o.keypoints[pairs[:, i], ::-1] + 0.5) * im.step
         for i, (o, im) in enumerate(zip(found, (he, ihc), strict=True))
     ]
-    model, inliers = ransac(
-        (ends[0], ends[1]),
-        transform.SimilarityTransform,
-        min_samples=3,
-        residual_threshold=4 * he.mpp,
-        max_trials=500,
-        rng=0,
-    )
+    with warnings.catch_warnings():
+        # That no pose fits is an answer, not a fault.
+        warnings.simplefilter("ignore")
+        model, inliers = ransac(
+            (ends[0], ends[1]),
+            transform.SimilarityTransform,
+            min_samples=3,
+            residual_threshold=4 * he.mpp,
+            max_trials=500,
+            rng=0,
+        )
     if model is None or inliers is None or not np.isfinite(model.params).all():
         return None
     scale = float(np.sqrt(abs(np.linalg.det(model.params[:2, :2]))))
