@@ -15,7 +15,7 @@ from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.slides.synthetic_pair import PairSettings, SectionPair, make_pair
 
-SMALL = PairSettings(size_um=(2200.0, 1800.0), shift_um=150.0)
+SMALL = PairSettings(size_um=(1800.0, 1500.0), shift_um=120.0)
 
 
 def small_pair(seed: int, **changes: object) -> SectionPair:

@@ -56,6 +56,16 @@ def test_the_error_map_does_not_flatter(registered):
     assert transform.excluded_share < 0.2
 
 
+def test_tissue_without_a_partner_is_excluded(registered):
+    pair, transform, _ = registered
+    place = pair.truth.missing[:, :2] / pair.mpp[1]
+    inside = ((place > 0) & (place < pair.truth.smooth.ihc.size)).all(axis=1)
+    gone = transform.inverse(place[inside])
+    x, y = gone.astype(int).T
+    assert pair.tissue[y, x].any()
+    assert not transform.trusted(gone).any()
+
+
 def test_there_and_back(registered):
     pair, transform, _ = registered
     points = pair.landmarks(500)

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from napari_celldetr.core.transform import ErrorMap, SlideTransform
 from napari_celldetr.pipeline.register_nonrigid import Matches, match
+from napari_celldetr.pipeline.register_similarity import resampled
 from napari_celldetr.slides.registration_images import DensityImage
 
 CELLS = 64
@@ -27,6 +28,9 @@ SAFETY = 1.5
 1.26 was enough for the worst; measured on others by benchmarks/bench_registration.py."""
 NEAR_SHARE = 0.25
 """A window agrees when it is found within this share of the reach."""
+
+PARTNER_SHARE = 0.25
+"""Tissue the IHC slide must have in a cell, as a share of what the H&E slide has there."""
 
 Floats = NDArray[np.float64]
 
@@ -107,16 +111,22 @@ def _coherence(found: Matches, reach: float) -> float:
     return float(agrees.sum() / len(found.points))
 
 
-def error_map(transform: SlideTransform, left: Residuals, he: DensityImage) -> ErrorMap:
-    """The expected error of `transform` per cell of a grid over the H&E slide."""
+def error_map(
+    transform: SlideTransform, left: Residuals, he: DensityImage, ihc: DensityImage
+) -> ErrorMap:
+    """The expected error of `transform` per cell of a grid over the H&E slide.
+
+    Tissue whose place on the IHC slide is empty has no partner: its error is not known.
+    """
     width, height = transform.he.extent_um
     side = max(width, height) / CELLS
     columns, rows = (max(1, int(np.ceil(s / side - 1e-9))) for s in (width, height))
     middle = (np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1) + 0.5) * side
     tissue = _tissue_share(he, (rows, columns), side)
+    partner = _tissue_share(resampled(ihc, transform, he), (rows, columns), side)
     error = _expected(left, middle.reshape(-1, 2), side).reshape(rows, columns)
-    error = np.where(tissue > 0, np.round(error, 2), np.nan)
-    return ErrorMap((side, side), error, tissue)
+    known = (tissue > 0) & (partner >= PARTNER_SHARE * tissue)
+    return ErrorMap((side, side), np.where(known, np.round(error, 2), np.nan), tissue)
 
 
 def _expected(left: Residuals, places: NDArray[Any], side: float) -> Floats:

@@ -223,7 +223,7 @@ class _Registration:
             yield from self._reading(pool)
             left = yield from self._doing(pool, "measuring the error", self._left, transform)
             self._refuse_strangers(left.coherence, left.count)
-            errors = error_map(transform, left, self._at(COARSE_PARTS)[0])
+            errors = error_map(transform, left, *self._at(COARSE_PARTS))
         yield Progress(self.total, self.total, "stages")
         return replace(transform, error_map=errors)
 
@@ -428,7 +428,7 @@ class _Registration:
         shown = len(self.marks) >= FEWEST_TO_START
         agreement = max(left.agreement, left.coherence) if shown else left.agreement
         self._refuse_strangers(agreement, left.count)
-        errors = error_map(transform, left, self._at(COARSE_PARTS)[0])
+        errors = error_map(transform, left, *self._at(COARSE_PARTS))
         if self._is_identity(transform, left):
             notes.append("The slides lie on each other as they are, as far as can be measured.")
         else:
