@@ -16,11 +16,14 @@ from napari_celldetr.core.transform import SlideTransform
 from napari_celldetr.pipeline.register import (
     RegisterConfig,
     RegistrationError,
+    _checked_landmarks,
+    _Registration,
     frame_of,
     measure,
     register,
 )
 from napari_celldetr.slides.readers import open_slide
+from napari_celldetr.slides.registration_images import density_image, extent_um
 
 TARGET = 0.003
 
@@ -205,3 +208,17 @@ def test_one_region_on_two_scanners(shared_data):
 def test_errors_are_measured_where_both_have_tissue(registered):
     pair, transform, _ = registered
     assert len(errors_px(pair, transform)) > 1000
+
+
+def test_what_is_no_better_than_nothing_is_refused(tmp_path):
+    pair = small_pair(11, size_um=(900.0, 800.0))
+    with opened(pair, tmp_path) as (he, _):
+        run = _Registration(
+            he, he, RegisterConfig(), _checked_landmarks((), he, he), (extent_um(he),) * 2
+        )
+        run.images = [density_image(he, run.mpp)] * 2
+        identity = run._frames()
+        off = replace(identity, affine=identity.affine + np.array([[0, 0, 40.0], [0, 0, 0]]))
+        with pytest.raises(RegistrationError, match="Nothing better") as caught:
+            run._refuse_no_gain(off, identity)
+    assert "without any" in caught.value.found

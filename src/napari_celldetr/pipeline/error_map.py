@@ -81,9 +81,7 @@ def residuals(
     transform: SlideTransform,
 ) -> Residuals:
     """What fresh windows of two scales say of `transform`."""
-    wide = match(
-        he, ihc, transform, half_px=HALF_PX, radius_px=RADIUS_PX, step_px=HALF_PX, start_px=9
-    )
+    wide = _wide(he, ihc, transform)
     fine = match(fine_he, fine_ihc, transform, half_px=36, radius_px=14, step_px=36, start_px=19)
     reach = NEAR_SHARE * RADIUS_PX * he.mpp
     return Residuals(
@@ -93,6 +91,22 @@ def residuals(
         _share(wide.sure & (np.hypot(*wide.offset_um.T) <= reach)),
         _coherence(wide, reach),
         fine_he.mpp,
+    )
+
+
+def coherence(he: DensityImage, ihc: DensityImage, transform: SlideTransform) -> float:
+    """Share of windows found about where their neighbours' misses would have them, 0..1.
+
+    An affine map need not be near: the misses of one tissue's windows vary slowly from place to
+    place, those of strangers at random. Measured after the affine stages on generated and real
+    pairs: 0.5 to 0.98 where the tissue was the same, 0.06 to 0.14 where it was not.
+    """
+    return _coherence(_wide(he, ihc, transform), NEAR_SHARE * RADIUS_PX * he.mpp)
+
+
+def _wide(he: DensityImage, ihc: DensityImage, transform: SlideTransform) -> Matches:
+    return match(
+        he, ihc, transform, half_px=HALF_PX, radius_px=RADIUS_PX, step_px=HALF_PX, start_px=9
     )
 
 

@@ -27,7 +27,7 @@ from napari_celldetr.core.transform import (
     TransformError,
     identity_affine,
 )
-from napari_celldetr.pipeline.error_map import Residuals, error_map, residuals
+from napari_celldetr.pipeline.error_map import Residuals, coherence, error_map, residuals
 from napari_celldetr.pipeline.register_nonrigid import Matches, fit_affine, fit_warp, match
 from napari_celldetr.pipeline.register_search import Pose, distinct, feature_pose, search
 from napari_celldetr.pipeline.register_similarity import likeness, structure
@@ -192,7 +192,7 @@ class _Registration:
         self.pyramid: dict[float, tuple[DensityImage, DensityImage]] = {}
         self.own: tuple[DensityImage, NDArray[np.float32]] | None = None
         self.bends = self._bends() if config.nonrigid else []
-        self.total = 8 + len(self.bends)
+        self.total = 9 + len(self.bends)
         self.done = 0
 
     def run(self) -> Job[SlideTransform]:
@@ -205,6 +205,8 @@ class _Registration:
                 transform = yield from self._doing(
                     pool, "affine", self._affine_stage, transform, parts, "affine"
                 )
+            # Asked before bending: a bent map fits the very windows it was bent to.
+            yield from self._doing(pool, "comparing tissue", self._refuse_other_tissue, transform)
             for bend in self.bends:
                 transform = yield from self._doing(
                     pool, "bending", self._bend_stage, transform, bend
@@ -222,7 +224,7 @@ class _Registration:
         with ThreadPoolExecutor(1, thread_name_prefix="celldetr-register") as pool:
             yield from self._reading(pool)
             left = yield from self._doing(pool, "measuring the error", self._left, transform)
-            self._refuse_strangers(left.coherence, left.count)
+            self._refuse_strangers(left.coherence)
             errors = error_map(transform, left, *self._at(COARSE_PARTS))
         yield Progress(self.total, self.total, "stages")
         return replace(transform, error_map=errors)
@@ -424,10 +426,7 @@ class _Registration:
     ) -> SlideTransform:
         """The transform with its error map, or the reason why there is none."""
         notes = []
-        # Who set landmarks has seen that it is the same tissue, even where they pull elsewhere.
-        shown = len(self.marks) >= FEWEST_TO_START
-        agreement = max(left.agreement, left.coherence) if shown else left.agreement
-        self._refuse_strangers(agreement, left.count)
+        self._refuse_strangers(max(left.agreement, left.coherence * self.shown))
         errors = error_map(transform, left, *self._at(COARSE_PARTS))
         if self._is_identity(transform, left):
             notes.append("The slides lie on each other as they are, as far as can be measured.")
@@ -435,12 +434,22 @@ class _Registration:
             self._refuse_no_gain(transform, identity)
         return replace(transform, error_map=errors, stages=tuple(self.stages), notes=tuple(notes))
 
-    def _refuse_strangers(self, agreement: float, count: int) -> None:
+    @property
+    def shown(self) -> bool:
+        """Who set landmarks has seen that it is the same tissue, even where they pull elsewhere."""
+        return len(self.marks) >= FEWEST_TO_START
+
+    def _refuse_other_tissue(self, transform: SlideTransform) -> None:
+        he, ihc = self._at(MIDDLE_PARTS)
+        if not self.shown:
+            self._refuse_strangers(coherence(he, ihc, transform))
+
+    def _refuse_strangers(self, agreement: float) -> None:
         if agreement < LEAST_AGREEMENT:
             raise RegistrationError(
                 "The two slides do not seem to show the same tissue.",
                 expected=f"at least {LEAST_AGREEMENT:.0%} of windows found where they should be",
-                found=f"{agreement:.0%} of {count}",
+                found=f"{agreement:.0%} of the windows",
                 remedy="check that both slides are of one block, or set three landmarks by hand",
             )
 
