@@ -21,6 +21,8 @@ COMMANDS = {
     "detect": "find the cells of one or more slides",
     "export": "convert a result to another format",
     "corrections": "write what people corrected in the viewer, or how it came about",
+    "register": "find where the tissue of an H&E slide lies on an IHC slide",
+    "warp": "move points, outlines or a picture from one slide to the other",
     "train": "train or fine-tune a model",
     "pretrain": "pretrain a network on images without labels",
     "join": "give a model a coarser one that has a say in the classes",
