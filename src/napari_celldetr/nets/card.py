@@ -104,9 +104,8 @@ class ModelCard:
 
     def _check_types(self) -> None:
         # What JSON from elsewhere may hold instead; raised as a TypeError, as Python would.
-        texts = ("name", "title", "description", "architecture", "stain", "weights_sha256")
-        texts += ("licence", "intended_use", "limits", "task")
-        bad = [n for n in texts if not self._is(n, str)]
+        texts = ("name", "title", "description", "architecture", "stain", "weights_sha256", "task")
+        bad = [n for n in (*texts, "licence", "intended_use", "limits") if not self._is(n, str)]
         bad += [n for n in ("arguments", "metrics", "training") if not self._is(n, dict)]
         bad += [
             n for n in ("class_names", "class_colors", "mean", "std", "data") if self._is(n, str)

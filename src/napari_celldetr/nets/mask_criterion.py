@@ -66,8 +66,8 @@ def mask_focal(logits: Tensor, shares: Tensor, valid: Tensor, *, gamma: float = 
     """Focal loss of masks (T, P), mean over the pixels that count -> (T,).
 
     |t − p|^γ times the cross-entropy: Lin et al. 2017 where the truth is 0 or 1, and least at
-    p = t where it lies in between (Li et al. 2020). Without α, as in MaskFormer's released code
-    for its own masks it is the dice loss that weighs the rare side.
+    p = t where it lies in between (Li et al. 2020). There is no α: the dice loss weighs thin
+    masks up.
     """
     gap = (shares - logits.sigmoid()).abs() ** gamma
     cost = F.binary_cross_entropy_with_logits(logits, shares, reduction="none")

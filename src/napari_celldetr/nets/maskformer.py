@@ -38,7 +38,7 @@ _LIMITS = {
     "feed_forward": (4, 8192),
     "layers": (1, 24),
     "queries": (1, 1000),
-    "window": (64, 4096),
+    "window": (128, 4096),
 }
 
 
@@ -64,7 +64,7 @@ class MaskFormerConfig:
     queries : int
         Masks at most.
     window : int
-        What the queries see, px; a multiple of 64.
+        What the queries see, px; a multiple of 128, so that windows of cells begin at tokens.
     """
 
     num_classes: int = 5
@@ -94,8 +94,8 @@ class MaskFormerConfig:
             wrong.append(f"mask_stride {self.mask_stride} (2, 4 or 8)")
         known = [s for s in STRIDES if s >= self.mask_stride]
         wrong += [f"memory stride {s!r:.20}" for s in self.memory_strides if s not in known]
-        if self.window % (2 * COARSEST):
-            wrong.append(f"window {self.window} is not a multiple of {2 * COARSEST}")
+        if self.window % (4 * COARSEST):
+            wrong.append(f"window {self.window} is not a multiple of {4 * COARSEST}")
         if self.size % self.heads:
             wrong.append(f"size {self.size} is not a multiple of {self.heads} heads")
         refuse("MaskFormer", wrong)
@@ -245,7 +245,11 @@ class MaskFormer(nn.Module):
             parts = [level[..., y, column.seen(stride)] for column in columns]
             seen.append(torch.cat(parts).float())
         classes, embeddings = self.decode(seen, every=False)[0]
-        return classes.unflatten(0, (-1, batch)), embeddings.unflatten(0, (-1, batch))
+        count = len(columns)
+        return (
+            classes.view(count, batch, *classes.shape[1:]),
+            embeddings.view(count, batch, *embeddings.shape[1:]),
+        )
 
 
 @dataclass(frozen=True)
@@ -293,9 +297,10 @@ class _Cell:
 
 def mask_logits(embeddings: Tensor, pixels: Tensor) -> Tensor:
     """Embeddings (B, Q, C + 1), the last a bias, of pixels (B, C, h, w) -> (B, Q, h, w)."""
-    logits = torch.einsum("bqc,bchw->bqhw", embeddings[..., :-1], pixels)
+    logits: Tensor = torch.einsum("bqc,bchw->bqhw", embeddings[..., :-1], pixels)
     # The scale of a dot product: masks must not begin sure of themselves.
-    return logits * pixels.shape[1] ** -0.5 + embeddings[..., -1, None, None]
+    scale: float = pixels.shape[1] ** -0.5
+    return logits * scale + embeddings[..., -1, None, None]
 
 
 def semantic(classes: Tensor, masks: Tensor) -> Tensor:
@@ -304,7 +309,8 @@ def semantic(classes: Tensor, masks: Tensor) -> Tensor:
     Cheng et al. 2021, section 3.4; "no mask" has no say.
     """
     p = classes.softmax(-1)[..., :-1]
-    return torch.einsum("bqk,bqhw->bkhw", p, masks.sigmoid())
+    shares: Tensor = torch.einsum("bqk,bqhw->bkhw", p, masks.sigmoid())
+    return shares
 
 
 def _semantic_last(classes: Tensor, embeddings: Tensor, pixels: Tensor) -> Tensor:
@@ -313,4 +319,4 @@ def _semantic_last(classes: Tensor, embeddings: Tensor, pixels: Tensor) -> Tenso
     weight, bias = embeddings[..., :-1] * scale, embeddings[..., -1]
     masks = torch.baddbmm(bias[:, None], pixels.flatten(1, 2), weight.transpose(1, 2)).sigmoid_()
     shares = masks @ classes.softmax(-1)[..., :-1]
-    return shares.unflatten(1, pixels.shape[1:3])
+    return shares.view(*pixels.shape[:3], -1)

@@ -12,7 +12,7 @@ from napari_celldetr.nets.patch_vit import PatchViT
 from napari_celldetr.nets.running import Normalizer, running
 
 BATCH = 16
-"""Patches of a heatmap that are looked at together: more cost memory and save no time on a CPU."""
+"""Patches of a heatmap that are looked at together, so that its memory does not grow with it."""
 
 
 class ViTPatchPredictor:

@@ -28,13 +28,14 @@ class Attention(nn.Module):
     def forward(self, queries: Tensor, projected: Tensor) -> Tensor:
         """Queries (B, Q, C) over keys and values (B, S, 2C) -> (B, Q, C)."""
         key, value = projected.chunk(2, -1)
-        parts = (self._split(x) for x in (self.query(queries), key, value))
-        mixed = F.scaled_dot_product_attention(*parts)
+        mixed = F.scaled_dot_product_attention(
+            self._split(self.query(queries)), self._split(key), self._split(value)
+        )
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Block(nn.Module):
