@@ -51,3 +51,17 @@ class Listed:
 
     def __getitem__(self, index: int):
         return self.make(self.first + index)
+
+
+def blots(index: int, side: int = SIDE):
+    """A pale picture with large blots of two browns, and the class of every pixel."""
+    rng = np.random.default_rng([9, index])
+    image = rng.normal(235, 4, (side, side, 3))
+    truth = np.zeros((side, side), np.uint8)
+    y, x = np.mgrid[:side, :side]
+    for i in range(side * side // 1024):
+        cx, cy = rng.uniform(0, side, 2)
+        inside = np.hypot(x - cx, y - cy) < 10
+        image[inside] = BROWNS[1 + 2 * (i % 2)]
+        truth[inside] = 1 + i % 2
+    return np.clip(image, 0, 255).astype(np.uint8), truth
