@@ -68,6 +68,14 @@ def test_each_loads_as_what_it_is_and_as_nothing_else(models):
             load(name, device="cpu")
 
 
+def test_detection_refuses_other_tasks_before_it_begins(models):
+    from napari_celldetr.nets.lazy import LazyModel
+
+    assert LazyModel("finder").card.task == "detect"
+    with pytest.raises(ModelError, match="another task"):
+        LazyModel("pixels")
+
+
 def test_cards_come_back(models):
     for name in ("patches", "pixels"):
         one = read_card(models / name)
