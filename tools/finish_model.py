@@ -21,7 +21,7 @@ from typing import Any
 
 from napari_celldetr.core.calibration import Calibration
 from napari_celldetr.core.errors import CellDETRError, DataError
-from napari_celldetr.nets.card import ModelCard, read_card
+from napari_celldetr.nets.card import DETECT, ModelCard, read_card
 from napari_celldetr.nets.registry import CARD, WEIGHTS, check_weights
 
 _WORDS = ("title", "description", "intended_use", "limits", "threshold", "score_floor")
@@ -42,7 +42,8 @@ def finish(
     if "classes" in words:
         changes["class_names"] = tuple(c["name"] for c in words["classes"])
         changes["class_colors"] = tuple(tuple(c["color"]) for c in words["classes"])
-    metrics = {}
+    # What classifiers of patches and pixels were validated with stays; cells are evaluated apart.
+    metrics = {} if card.task == DETECT else dict(card.metrics)
     for path in evaluations:
         metrics.update(_figures(path, card))
     data = [_credited(entry, words["data"]) for entry in card.data] + words.get("more_data", [])
@@ -61,7 +62,8 @@ def finish(
 def _without_paths(training: dict[str, object]) -> dict[str, object]:
     """The training settings with names instead of one machine's folders."""
     kept = {k: v for k, v in training.items() if k not in ("output", "fresh", "workers")}
-    kept["data"] = re.sub(r":[^\s@*+]*/", ":", str(kept["data"]))
+    if "data" in kept:
+        kept["data"] = re.sub(r":[^\s@*+]*/", ":", str(kept["data"]))
     for key in ("backbone_weights", "init"):
         kept[key] = Path(str(kept[key])).name
     overview = kept.get("overview")

@@ -56,6 +56,8 @@ def _line(name: str, card: ModelCard, folder: Path | None, screen: Screen) -> No
     screen.say(f"{name}  {card.stain}, {card.mpp:g} µm/px: {classes}")
     if card.title != name:
         screen.say(f"  {card.title}")
+    if card.task != "detect":
+        screen.say(f"  to {card.task}, not to detect cells")
     from napari_celldetr.nets.registry import WEIGHTS
 
     if folder is not None:
@@ -72,10 +74,11 @@ def _show(card: ModelCard, screen: Screen) -> None:
         screen.say(textwrap.fill(paragraph, 96, initial_indent="  ", subsequent_indent="  "))
     screen.rows(
         [
+            ("task", card.task),
             ("classes", ", ".join(card.class_names)),
             ("stain", card.stain),
             ("works at", f"{card.mpp:g} µm/px"),
-            ("threshold", f"{card.threshold:g} (keeps scores from {card.score_floor:g})"),
+            ("threshold", _threshold(card)),
             ("class rule", "" if card.class_rule is None else _plain(card.class_rule)),
             ("architecture", card.architecture),
             ("weights sha256", card.weights_sha256),
@@ -87,6 +90,11 @@ def _show(card: ModelCard, screen: Screen) -> None:
     for title, value in (("trained on", card.data), ("measured", card.metrics)):
         screen.say(f"  {title}")
         _tree(value, screen, indent=4)
+
+
+def _threshold(card: ModelCard) -> str:
+    floor = f" (keeps scores from {card.score_floor:g})" if card.task == "detect" else ""
+    return f"{card.threshold:g}{floor}"
 
 
 def _plain(values: dict[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""What the pipeline needs of a model: pixels in, cells out, and an honest word on trouble."""
+"""What the pipeline needs of a model: pixels in, cells or classes out, and an honest word."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ NUMERICAL = "numerical"
 SATURATED = "saturated"
 PROBABILITY = "probability_"
 """What the names of columns with one class's probability begin with; the class's name follows."""
+
+
+UNKNOWN = 255
+"""Class of a pixel that the network could say nothing of; in truth, of one that does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +96,76 @@ class AskablePredictor(Predictor, Protocol):
 
         Values that are not finite are left as they are.
         """
+        ...
+
+
+@runtime_checkable
+class PatchPredictor(Protocol):
+    """A model that names the class of a square patch."""
+
+    @property
+    def card(self) -> Any:
+        """The model's card."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs now."""
+        ...
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch, px at the card's µm/px."""
+        ...
+
+    def predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (B, K) of the card's classes for patches (B, P, P, 3) uint8 RGB.
+
+        A row of NaN where the network gave values that are not finite: no class is known there.
+        Raises ``MemoryError`` when the device has not enough memory for this batch.
+        """
+        ...
+
+    def heatmap(self, tile: NDArray[np.uint8], stride: int = 0) -> NDArray[np.float32]:
+        """Probabilities (rows, columns, K) of the patches of a tile (H, W, 3), `stride` px apart.
+
+        Entry (i, j) is of the patch whose upper left corner is x = j · stride, y = i · stride.
+        """
+        ...
+
+
+@runtime_checkable
+class PixelPredictor(Protocol):
+    """A model that names the class of every pixel."""
+
+    @property
+    def card(self) -> Any:
+        """The model's card."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs now."""
+        ...
+
+    @property
+    def halo_px(self) -> int:
+        """What a tile should have around the part that is used, px at the card's µm/px."""
+        ...
+
+    @property
+    def lattice_px(self) -> int:
+        """Tiles whose corners are multiples of this apart see the same pixels the same way."""
+        ...
+
+    def predict(self, tiles: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """Probabilities (B, K, H, W) of the card's classes for tiles (B, H, W, 3) uint8 RGB.
+
+        They add up to 1 in every pixel. A tile where the network gave values that are not finite
+        is NaN throughout. Raises ``MemoryError`` when the device has not enough memory.
+        """
+        ...
+
+    def classes(self, tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The likeliest class (B, H, W) of every pixel; `UNKNOWN` where `predict` gives NaN."""
         ...

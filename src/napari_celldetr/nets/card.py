@@ -14,6 +14,11 @@ from napari_celldetr.core.calibration import Calibration
 from napari_celldetr.core.errors import DataError, ModelError
 
 SCHEMA = 1
+DETECT = "detect"
+CLASSIFY = "classify patches"
+SEGMENT = "segment pixels"
+TASKS = (DETECT, CLASSIFY, SEGMENT)
+"""What a model is for: cells, a class per patch, or a class per pixel."""
 MAX_CARD_BYTES = 4 * 1024 * 1024
 
 
@@ -38,7 +43,8 @@ class ModelCard:
         ``H&E`` or ``H-DAB``.
     threshold, score_floor : float
         Default score threshold; scores below the floor are never returned. Both are on the
-        calibrated scale where there is a calibration.
+        calibrated scale where there is a calibration. Models of other tasks give every class's
+        probability: the floor plays no part there.
     class_rule : dict or None
         For models whose classes are measured, not predicted, e.g. ``{"measure": "dab_od_mean",
         "threshold": 0.2}``: class 1 where the measurement reaches the threshold, else class 0.
@@ -57,6 +63,8 @@ class ModelCard:
     calibration : dict or None
         How the network's scores become probabilities: the fields of
         `napari_celldetr.core.calibration.Calibration`.
+    task : str
+        One of `TASKS`; cards from before there were several are of detectors.
     """
 
     name: str
@@ -82,6 +90,7 @@ class ModelCard:
     training: dict[str, Any] = field(default_factory=dict)
     parent: str | None = None
     calibration: dict[str, Any] | None = None
+    task: str = DETECT
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -95,7 +104,7 @@ class ModelCard:
 
     def _check_types(self) -> None:
         # What JSON from elsewhere may hold instead; raised as a TypeError, as Python would.
-        texts = ("name", "title", "description", "architecture", "stain", "weights_sha256")
+        texts = ("name", "title", "description", "architecture", "stain", "weights_sha256", "task")
         bad = [n for n in (*texts, "licence", "intended_use", "limits") if not self._is(n, str)]
         bad += [n for n in ("arguments", "metrics", "training") if not self._is(n, dict)]
         bad += [
@@ -120,6 +129,10 @@ class ModelCard:
         bad = []
         if self.schema != SCHEMA:
             bad.append(f"schema {self.schema} (this version reads {SCHEMA})")
+        if self.task not in TASKS:
+            bad.append(f"task {self.task!r:.40} (this version knows {', '.join(TASKS)})")
+        if self.task != DETECT and (self.class_rule or self.calibration):
+            bad.append(f"a class rule or a calibration of scores in a model to {self.task}")
         if not self.class_names or len(self.class_names) != len(self.class_colors):
             bad.append("class_names and class_colors of different or zero length")
         if not 0.1 <= self.mpp <= 2.0:
@@ -154,8 +167,11 @@ class ModelCard:
         return dataclasses.replace(self, calibration=both, score_floor=floor, threshold=threshold)
 
     def to_json(self) -> str:
-        """The card as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """The card as indented JSON; a detector's is one that earlier versions read as well."""
+        values = dataclasses.asdict(self)
+        if self.task == DETECT:
+            del values["task"]
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_card(folder: str | Path) -> ModelCard:

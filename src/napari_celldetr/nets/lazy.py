@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.predictor import Predictor, TilePrediction
 from napari_celldetr.nets import registry
-from napari_celldetr.nets.card import ModelCard, read_card
+from napari_celldetr.nets.card import DETECT, ModelCard, read_card
 
 
 class LazyModel:
     """A `Predictor` by name or folder. Its card is read at once, its weights when needed.
 
-    Raises `ModelError` on construction when there is no such model, and from `predict` when
-    its weights cannot be used.
+    Raises `ModelError` on construction when there is no such model or it is no detector, and
+    from `predict` when its weights cannot be used.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class LazyModel:
     ) -> None:
         self._folder = registry.find_model(name_or_folder)
         self._card = read_card(self._folder)
+        registry.refuse_other_task(self._card, DETECT)
         self._device, self._flips = device, flips
         self._loaded: Predictor | None = None
         self._lock = Lock()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from napari_celldetr.nets.asking import (
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CROWDED, CellDETR, Detected, Encoded, HeatmapQueries
 from napari_celldetr.nets.overview import COARSEST
+from napari_celldetr.nets.running import running
 from napari_celldetr.nets.slots import clamp_boxes
 from napari_celldetr.nets.windows import predict_windows
 
@@ -40,8 +40,6 @@ DUPLICATE_IOU = 0.4
 
 Of 7,707 nuclei with masks, 0.3 % have a neighbour whose box overlaps theirs that much."""
 _MULTIPLE = 64
-# How torch's allocators on Windows, Linux, GPUs and the GPU's libraries say it.
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
@@ -194,22 +192,8 @@ class CellDETRPredictor:
         with self._running():
             return self._predict(tiles)
 
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """The network may run in here; lack of memory becomes a ``MemoryError``."""
-        try:
-            with torch.inference_mode(), self._autocast():
-                yield
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from error
-        except RuntimeError as error:
-            if any(words in str(error) for words in _OUT_OF_MEMORY):
-                raise MemoryError(str(error)) from error
-            raise
-
-    def _autocast(self) -> torch.autocast:
-        kind = torch.device(self._device).type
-        return torch.autocast(kind, dtype=self._dtype, enabled=self._dtype != torch.float32)
+    def _running(self) -> AbstractContextManager[None]:
+        return running(self._device, self._dtype)
 
     def _predict(self, tiles: NDArray[np.uint8]) -> list[TilePrediction]:
         if not len(tiles):

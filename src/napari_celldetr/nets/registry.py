@@ -17,15 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from napari_celldetr.core.errors import ConfigError, ModelError
-from napari_celldetr.nets.card import ModelCard, read_card
+from napari_celldetr.nets.card import CLASSIFY, DETECT, SEGMENT, ModelCard, read_card
 
 if TYPE_CHECKING:
     import torch
 
     from napari_celldetr.core.predictor import Predictor
+    from napari_celldetr.nets.patch_predictor import ViTPatchPredictor
+    from napari_celldetr.nets.pixel_predictor import MaskFormerPredictor
 
 OWN = "celldetr"
-"""Architecture that this package builds itself."""
+"""Architecture of the detectors that this package builds itself."""
+PATCH_VIT = "patch-vit"
+MASKFORMER = "maskformer"
+OWN_TASKS = {OWN: DETECT, PATCH_VIT: CLASSIFY, MASKFORMER: SEGMENT}
+"""Architectures that this package builds itself, and what they are for."""
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 MAX_HEADER_BYTES = 8 * 1024 * 1024
@@ -49,12 +55,14 @@ def is_shipped(folder: str | Path) -> bool:
     return home in (package / "models", package.parents[1] / "models")
 
 
-def list_models() -> list[ModelCard]:
-    """Cards of all models that can be found, by name; a name found first hides later ones.
+def list_models(task: str | None = DETECT) -> list[ModelCard]:
+    """Cards of the models for a task, by name; a name found first hides later ones.
 
-    A folder whose card cannot be used is left out; `broken_models` names it and says why.
+    Detectors unless another of `napari_celldetr.nets.card.TASKS` is named; None takes all. A
+    folder whose card cannot be used is left out; `broken_models` names it and says why.
     """
-    return [card for card in _scan().values() if isinstance(card, ModelCard)]
+    cards = [card for card in _scan().values() if isinstance(card, ModelCard)]
+    return [card for card in cards if task is None or card.task == task]
 
 
 def model_places() -> dict[str, Path]:
@@ -91,7 +99,7 @@ def find_model(name_or_folder: str | Path) -> Path:
     for root in model_folders():
         if given.name == str(given) and (root / given / CARD).is_file():
             return root / given
-    names = sorted({c.name for c in list_models()})
+    names = sorted({c.name for c in list_models(None)})
     raise ModelError(
         f"No model {str(name_or_folder)!r}.",
         expected="the name of an installed model or a model folder with card.json",
@@ -173,28 +181,50 @@ def build_network(card: ModelCard) -> torch.nn.Module:
     Other architectures come by entry point in the group ``napari_celldetr.nets``: a function
     of the card that returns a module with a method ``make_predictor(card, *, device, flips)``.
     """
-    if card.architecture == OWN:
-        from napari_celldetr.nets.celldetr import CellDETR, CellDETRConfig
-
-        known = {f.name for f in dataclasses.fields(CellDETRConfig)}
-        if not set(card.arguments) <= known:
-            raise ModelError(
-                f"Model {card.name!r} asks for settings this version does not know.",
-                expected=", ".join(sorted(known)),
-                found=", ".join(sorted(set(card.arguments) - known)),
-                remedy="update napari-celldetr",
-            )
-        try:
-            config = CellDETRConfig(**card.arguments)
-        except ConfigError as error:
-            raise _bad_card(card, error.expected or "", error.found or "") from error
-        if config.num_classes != len(card.class_names) and not card.class_rule:
-            raise _bad_card(
-                card, f"{config.num_classes} class names", f"{len(card.class_names)} class names"
-            )
-        return CellDETR(config)
+    if card.architecture in OWN_TASKS:
+        return _own_network(card)
     network: torch.nn.Module = _plugin(card).load()(card)
     return network
+
+
+def _own_network(card: ModelCard) -> torch.nn.Module:
+    task = OWN_TASKS[card.architecture]
+    if card.task != task:
+        raise _bad_card(card, f"a network to {task}", f"{card.architecture} to {card.task}")
+    network, kind = _own_classes(card.architecture)
+    known = {f.name for f in dataclasses.fields(kind)}
+    if not set(card.arguments) <= known:
+        raise ModelError(
+            f"Model {card.name!r} asks for settings this version does not know.",
+            expected=", ".join(sorted(known)),
+            found=", ".join(sorted(set(card.arguments) - known)),
+            remedy="update napari-celldetr",
+        )
+    try:
+        config = kind(**card.arguments)
+    except ConfigError as error:
+        raise _bad_card(card, error.expected or "", error.found or "") from error
+    if config.num_classes != len(card.class_names) and not card.class_rule:
+        raise _bad_card(
+            card, f"{config.num_classes} class names", f"{len(card.class_names)} class names"
+        )
+    made: torch.nn.Module = network(config)
+    return made
+
+
+def _own_classes(architecture: str) -> tuple[Any, Any]:
+    # Network and settings.
+    if architecture == PATCH_VIT:
+        from napari_celldetr.nets.patch_vit import PatchViT, PatchViTConfig
+
+        return PatchViT, PatchViTConfig
+    if architecture == MASKFORMER:
+        from napari_celldetr.nets.maskformer import MaskFormer, MaskFormerConfig
+
+        return MaskFormer, MaskFormerConfig
+    from napari_celldetr.nets.celldetr import CellDETR, CellDETRConfig
+
+    return CellDETR, CellDETRConfig
 
 
 def _bad_card(card: ModelCard, expected: str, found: str) -> ModelError:
@@ -211,7 +241,7 @@ def _plugin(card: ModelCard) -> Any:
     if card.architecture not in found:
         raise ModelError(
             f"Model {card.name!r} needs an architecture that is not installed.",
-            expected=OWN + "".join(f", {n}" for n in sorted(found)),
+            expected=", ".join([*OWN_TASKS, *sorted(found)]),
             found=card.architecture,
             remedy="install the package that provides it",
         )
@@ -228,7 +258,7 @@ def load_network(name_or_folder: str | Path) -> tuple[torch.nn.Module, ModelCard
     card = read_card(folder)
     path = check_weights(folder, card)
     # Our own network is built without memory first: a card that asks for a giant costs nothing.
-    ours = card.architecture == OWN
+    ours = card.architecture in OWN_TASKS
     with torch.device("meta") if ours else contextlib.nullcontext():
         network = build_network(card)
     try:
@@ -243,7 +273,7 @@ def load_network(name_or_folder: str | Path) -> tuple[torch.nn.Module, ModelCard
 def load_model(
     name_or_folder: str | Path, *, device: str = "auto", flips: bool = False
 ) -> Predictor:
-    """A model ready to predict.
+    """A detector ready to predict.
 
     Parameters
     ----------
@@ -256,10 +286,13 @@ def load_model(
     Raises
     ------
     ModelError
-        When the card, the weights, their hash or the device is not as it should be.
+        When the card, the weights, their hash or the device is not as it should be, or the model
+        is not one that detects.
     """
     # A mistyped name should not cost the import of torch.
-    _refuse_pretrained(read_card(find_model(name_or_folder)))
+    card = read_card(find_model(name_or_folder))
+    refuse_other_task(card, DETECT)
+    _refuse_pretrained(card)
     from napari_celldetr.nets.celldetr import CellDETR
     from napari_celldetr.nets.predictor import CellDETRPredictor
 
@@ -270,6 +303,52 @@ def load_model(
         own: Predictor = cast(Any, network).make_predictor(card, device=chosen, flips=flips)
         return own
     return CellDETRPredictor(network, card, device=chosen, flips=flips, dtype=_dtype(chosen))
+
+
+def load_patch_predictor(name_or_folder: str | Path, *, device: str = "auto") -> ViTPatchPredictor:
+    """A patch classifier ready to predict; arguments and errors are those of `load_model`."""
+    refuse_other_task(read_card(find_model(name_or_folder)), CLASSIFY)
+    from napari_celldetr.nets.patch_predictor import ViTPatchPredictor
+    from napari_celldetr.nets.patch_vit import PatchViT
+
+    chosen = choose_device(device)
+    network, card = load_network(name_or_folder)
+    if not isinstance(network, PatchViT):
+        # An architecture that came by entry point brings its own way of predicting.
+        own: ViTPatchPredictor = cast(Any, network).make_predictor(card, device=chosen, flips=False)
+        return own
+    return ViTPatchPredictor(network, card, device=chosen, dtype=_dtype(chosen))
+
+
+def load_pixel_predictor(
+    name_or_folder: str | Path, *, device: str = "auto"
+) -> MaskFormerPredictor:
+    """A pixel classifier ready to predict; arguments and errors are those of `load_model`."""
+    refuse_other_task(read_card(find_model(name_or_folder)), SEGMENT)
+    from napari_celldetr.nets.maskformer import MaskFormer
+    from napari_celldetr.nets.pixel_predictor import MaskFormerPredictor
+
+    chosen = choose_device(device)
+    network, card = load_network(name_or_folder)
+    if not isinstance(network, MaskFormer):
+        own: MaskFormerPredictor = cast(Any, network).make_predictor(
+            card, device=chosen, flips=False
+        )
+        return own
+    return MaskFormerPredictor(network, card, device=chosen, dtype=_dtype(chosen))
+
+
+def refuse_other_task(card: ModelCard, task: str) -> None:
+    """`ModelError` where a model is for another task than the one wanted."""
+    if card.task == task:
+        return
+    names = ", ".join(c.name for c in list_models(task)) or "none installed"
+    raise ModelError(
+        f"Model {card.name!r} is for another task.",
+        expected=f"a model to {task}",
+        found=f"a model to {card.task}",
+        remedy=f"choose another model ({names})",
+    )
 
 
 def _refuse_pretrained(card: ModelCard) -> None:

@@ -387,10 +387,13 @@ class _Run:
 
 def _card(model: str) -> Any:
     # The card alone says whether stored results can be reused; weights are loaded when needed.
-    from napari_celldetr.nets.card import read_card
-    from napari_celldetr.nets.registry import find_model
+    from napari_celldetr.nets.card import DETECT, read_card
+    from napari_celldetr.nets.registry import find_model, refuse_other_task
 
-    return read_card(find_model(model))
+    card = read_card(find_model(model))
+    # Before anything is read or written: a slide without tissue would never load the model.
+    refuse_other_task(card, DETECT)
+    return card
 
 
 def _threshold(config: DetectConfig, card: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from napari_celldetr.core.config import Field
 from napari_celldetr.core.errors import ConfigError
@@ -30,6 +30,60 @@ RECIPES = {
     # CellDETR's published settings.
     "paper": Recipe(16, 8e-6, 8e-5, 8e-5, 1e-4, 600, 0.1),
 }
+
+
+class LoopConfig(Protocol):
+    """What the loop asks of any training's settings, which are a dataclass with defaults."""
+
+    @property
+    def output(self) -> str:
+        """Folder of the run."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name of the trained model."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        ...
+
+    @property
+    def ema(self) -> float:
+        """Decay of the weight average."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """What all random numbers come from."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """auto, float32 or bfloat16."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Loading processes."""
+        ...
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """Steps between checkpoints."""
+        ...
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a checkpoint in the folder is ignored."""
+        ...
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the network is optimised."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from napari_celldetr.core.config import to_json
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.nets.card import read_card
 from napari_celldetr.training.checkpoint import NAME, refuse_other, saved_settings, saved_step
-from napari_celldetr.training.config import RunConfig
+from napari_celldetr.training.config import LoopConfig
 from napari_celldetr.training.history import LOG, read_history
 
 FINISHED = "Already finished; nothing was trained. --fresh trains it again."
 
 
-def finished_before(config: RunConfig, settings: str) -> Job[bool]:
+def finished_before(config: LoopConfig, settings: str) -> Job[bool]:
     """Whether the folder holds this very run at its end; yields a `Progress` that says so.
 
     `settings` are `Work.settings`. The log is asked where there is no checkpoint, and the
@@ -41,7 +41,7 @@ def has_model(folder: Path) -> bool:
     return (folder / "card.json").is_file() and (folder / "weights.safetensors").is_file()
 
 
-def _settings_there(folder: Path, config: RunConfig, settings: str) -> tuple[str, int] | None:
+def _settings_there(folder: Path, config: LoopConfig, settings: str) -> tuple[str, int] | None:
     # Settings as JSON and steps done of whatever run is there; None for none.
     if (folder / NAME).is_file():
         old = saved_settings(folder)
@@ -54,7 +54,7 @@ def _settings_there(folder: Path, config: RunConfig, settings: str) -> tuple[str
     return _of_card(folder / config.name, config, settings), config.steps
 
 
-def _of_card(model: Path, config: RunConfig, settings: str) -> str:
+def _of_card(model: Path, config: LoopConfig, settings: str) -> str:
     # A card holds what unset settings came to, and the number format in place of what was asked.
     training, ours = read_card(model).training, json.loads(settings)
     known = {k: training[k] for k in ours if k in training and k != "precision"}

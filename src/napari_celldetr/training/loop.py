@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from napari_celldetr.core.config import to_json
 from napari_celldetr.core.errors import JobError
 from napari_celldetr.core.progress import Job, Progress
-from napari_celldetr.nets.matching import Targets
 from napari_celldetr.training.augment import Augmentation
 from napari_celldetr.training.checkpoint import (
     best_weights,
@@ -27,20 +26,33 @@ from napari_celldetr.training.checkpoint import (
     save_checkpoint,
     saved_precision,
 )
-from napari_celldetr.training.config import RunConfig
+from napari_celldetr.training.config import LoopConfig, RunConfig
 from napari_celldetr.training.interrupts import kept_whole, leave_to_parent
 from napari_celldetr.training.monitor import Monitor
 from napari_celldetr.training.pools import Pool
 from napari_celldetr.training.precision import Precision, autocast, choose_precision
 from napari_celldetr.training.start import Statistics
 from napari_celldetr.training.stream import CropStream, collate, to_device
-from napari_celldetr.training.validation import Scores
+from napari_celldetr.training.validation import Judgement
 
-Loss = Callable[[Tensor, list[Targets], int], tuple[Tensor, dict[str, float]]]
+Loss = Callable[[Tensor, Any, int], tuple[Tensor, dict[str, float]]]
 """Normalised images (B, 3, S, S), their targets and the step's number -> total and its parts."""
 
 SMALLEST_RATE = 0.01
 """Share of the highest rate that the cosine ends at."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where a run's samples come from.
+
+    `samples` gives item i, the same whenever and wherever it is asked for; `collate` makes images
+    uint8 (B, 3, S, S) and targets of a list of them; `to_device` moves such targets.
+    """
+
+    samples: Dataset[Any]
+    collate: Callable[[list[Any]], tuple[Tensor, Any]]
+    to_device: Callable[[Any, str], Any]
 
 
 @dataclass
@@ -49,7 +61,7 @@ class Work:
 
     Attributes
     ----------
-    config : RunConfig
+    config : LoopConfig
     network : module
         Everything that learns; its state is the checkpoint's.
     trunk : module
@@ -58,28 +70,29 @@ class Work:
     groups : dict of str to dict
         Parameters and highest rate per group, as `torch.optim.AdamW` takes them.
     statistics : mean, std
-    pools : list of Pool
+    feed : callable
+        Makes the `Feed`, once the run begins.
     device : str
     key : dict
         What else than the settings makes it this run, in plain values.
     validate : callable or None
-        The average network -> a job that gives its `Scores`.
+        The average network -> a job that gives its `Judgement`.
     keep_best : bool
         Whether the weights that validated best are kept as well.
     about : str
         What is trained on, told at the start.
     """
 
-    config: RunConfig
+    config: LoopConfig
     network: nn.Module
     trunk: nn.Module
     loss: Loss
     groups: dict[str, dict[str, Any]]
     statistics: Statistics
-    pools: Sequence[Pool]
+    feed: Callable[[], Feed]
     device: str
     key: dict[str, Any]
-    validate: Callable[[nn.Module], Job[Scores]] | None = None
+    validate: Callable[[nn.Module], Job[Judgement]] | None = None
     keep_best: bool = False
     about: str = ""
 
@@ -102,14 +115,14 @@ class Work:
         """JSON of all that makes this run the one it is."""
         return json.dumps(json.loads(to_json(self.config)) | self.key, sort_keys=True)
 
-    def step(self, number: int, image: Tensor, targets: list[Targets]) -> dict[str, float]:
-        """One optimisation step; returns the parts of the loss."""
+    def step(self, number: int, image: Tensor, targets: Any) -> dict[str, float]:
+        """One optimisation step on targets that are on the device; returns the loss's parts."""
         torch.manual_seed(self.config.seed * 1_000_003 + number)
         self._set_rates(number)
         image = (image.to(self.device).float() - self.mean) / self.std
         image = image.contiguous(memory_format=torch.channels_last)
         with autocast(self.precision.name, self.device):
-            loss, parts = self.loss(image, to_device(targets, self.device), number)
+            loss, parts = self.loss(image, targets, number)
         if not math.isfinite(float(loss.detach())):
             raise _not_a_number("loss", number, parts)
         self.optimizer.zero_grad(set_to_none=True)
@@ -246,12 +259,13 @@ def _steps(work: Work, folder: Path, first: int, monitor: Monitor) -> Iterator[P
             # The run was interrupted between the step and its validation.
             note = yield from _validate(work, folder, first, monitor)
             yield shown(note)
-        batches = iter(_batches(work.config, work.pools, first))
+        feed = work.feed()
+        batches = iter(_batches(work.config, feed, first))
         for number in range(first, work.config.steps):
             image, targets = next(batches)
             with kept_whole():
                 whole = False
-                parts = work.step(number, image, targets)
+                parts = work.step(number, image, feed.to_device(targets, work.device))
                 monitor.step(number + 1, parts, work.rates_now())
                 done, whole = number + 1, True
             judged, note = _is_due(work, done), ""
@@ -283,7 +297,7 @@ def _validate(work: Work, folder: Path, done: int, monitor: Monitor) -> Job[str]
         try:
             field = next(job)
         except StopIteration as stop:
-            scores: Scores = stop.value
+            scores: Judgement = stop.value
             break
         message = f"{field.message} of {field.total}"
         yield Progress(done, work.config.steps, message, seconds=monitor.seconds)
@@ -294,9 +308,8 @@ def _validate(work: Work, folder: Path, done: int, monitor: Monitor) -> Job[str]
         return monitor.validation(done, scores)
 
 
-def _batches(
-    config: RunConfig, pools: Sequence[Pool], first: int
-) -> DataLoader[tuple[Tensor, list[Targets]]]:
+def crop_feed(config: RunConfig, pools: Sequence[Pool]) -> Feed:
+    """Crops of annotated fields."""
     stream = CropStream(
         pools,
         size=config.crop,
@@ -304,13 +317,18 @@ def _batches(
         seed=config.seed,
         augmentation=Augmentation.named(config.augmentation),
     )
-    rest = Subset(stream, range(first * config.recipe.batch, len(stream)))
+    return Feed(stream, collate, to_device)
+
+
+def _batches(config: LoopConfig, feed: Feed, first: int) -> DataLoader[tuple[Tensor, Any]]:
+    batch = config.recipe.batch
+    rest = Subset(feed.samples, range(first * batch, config.steps * batch))
     # The loader's items are what `collate` makes of the stream's.
     return DataLoader(
-        cast("Dataset[tuple[Tensor, list[Targets]]]", rest),
-        batch_size=config.recipe.batch,
+        cast("Dataset[tuple[Tensor, Any]]", rest),
+        batch_size=batch,
         num_workers=config.workers,
-        collate_fn=collate,
+        collate_fn=feed.collate,
         multiprocessing_context="spawn" if config.workers else None,
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=leave_to_parent if config.workers else None,

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from napari_celldetr.training.history import LOG, History, read_history, read_lines
-from napari_celldetr.training.page import State, best_row, render, table
-from napari_celldetr.training.validation import Scores
+from napari_celldetr.training.page import State, best_row, curve_names, render, table
+from napari_celldetr.training.validation import Judgement
 
 PAGE = "progress.html"
 EVERY_S = 5.0
@@ -91,7 +91,7 @@ class Monitor:
         """Whether the validation after that step is in the log."""
         return any(row["step"] == number for row in self._history.validations)
 
-    def is_best(self, scores: Scores) -> bool:
+    def is_best(self, scores: Judgement) -> bool:
         """Whether no validation so far was as good."""
         known = (row["validation"]["overall"] for row in self._history.validations)
         return all(scores.overall > value for value in known)
@@ -102,15 +102,22 @@ class Monitor:
         rounded = {name: float(f"{value:.4g}") for name, value in rates.items()}
         self._write({"step": number, **self._time(), **numbers, "rates": rounded})
 
-    def validation(self, number: int, scores: Scores) -> str:
+    def validation(self, number: int, scores: Judgement) -> str:
         """Note a validation; returns it as a line for people."""
         best = self.is_best(scores)
         self._write({"step": number, **self._time(), "validation": scores.as_dict()})
-        self.last_f1 = f", F1 {f1(scores)}"
         rows = self._history.validations
-        pairs = list(zip(table(rows)[0], table(rows)[-1], strict=True))
-        words = ", ".join(f"{n} {v}" for n, v in pairs if n in ("detection", "class mean"))
-        return f"Validation at step {number}: F1 {words}" + (" (best so far)" if best else "")
+        pairs = dict(zip(table(rows)[0], table(rows)[-1], strict=True))
+        found = rows[-1]["validation"]
+        if "figures" in found:
+            head = f"{found['headline']} {pairs[found['headline']]}"
+            words = ", ".join(f"{n} {pairs[n]}" for n in curve_names(rows))
+        else:
+            head = f"F1 {f1(found)}"
+            shown = [f"{n} {v}" for n, v in pairs.items() if n in ("detection", "class mean")]
+            words = "F1 " + ", ".join(shown)
+        self.last_f1 = f", {head}"
+        return f"Validation at step {number}: {words}" + (" (best so far)" if best else "")
 
     def finish(self) -> None:
         """Say on the page that the run came to its end."""
@@ -147,9 +154,9 @@ class Monitor:
         return pace * (total - len(self._history.steps))
 
 
-def f1(scores: Scores) -> str:
+def f1(found: dict[str, Any]) -> str:
     """The F1 of a validation in as few letters as possible: ``.90``."""
-    value = scores.class_mean if scores.detection is None else scores.detection
+    value = found["class_mean"] if found["detection"] is None else found["detection"]
     return "–" if value is None else f"{value:.2f}".removeprefix("0")
 
 
@@ -159,9 +166,12 @@ def validation_table(folder: Path) -> str:
     if not rows:
         return ""
     best = best_row(rows)
-    given = rows[0]["validation"]["given"]
-    what = "classes at annotated places" if given else "a cell found within 3 µm counts"
-    lines = [f"Validation, F1 ({what}):"]
+    found = rows[0]["validation"]
+    lines = ["Validation:"]
+    if "figures" not in found:
+        given = found["given"]
+        what = "classes at annotated places" if given else "a cell found within 3 µm counts"
+        lines = [f"Validation, F1 ({what}):"]
     words = table(rows)
     widths = [max(len(row[i]) for row in words) for i in range(len(words[0]))]
     for i, row in enumerate(words):

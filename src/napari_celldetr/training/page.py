@@ -25,6 +25,10 @@ WORDS = {
     "class": ("Which type?", "the type, seen in each box"),
     "composition": ("Mixture", "shares of types in a whole field"),
     "contrast": ("Telling cells apart", "a cell shown twice against all others"),
+    "patch class": ("Which class?", "the class of a patch"),
+    "mask class": ("What is the mask of?", "the class of each mask, or none"),
+    "mask focal": ("Which pixels?", "each pixel of the masks"),
+    "mask dice": ("Does the mask fit?", "overlap of masks"),
 }
 """Parts of the loss in plain words."""
 
@@ -178,25 +182,35 @@ def _validation(history: History, total: int) -> list[str]:
     for i, words in enumerate(body):
         mark = ' class="best"' if i == best else ""
         cells.append(f"<tr{mark}>" + "".join(f"<td>{escape(w)}</td>" for w in words) + "</tr>")
-    fields = rows[-1]["validation"]
     return [
         "<h2>Validation</h2>",
-        f"<p>F1 on {fields['fields']} fields with {fields['cells']} cells that are not trained on "
-        "(weights averaged over the last steps): 1 is perfect. A cell found within 3 µm counts, at "
-        "the score threshold that suits these fields best. When these curves fall while the "
-        "loss still falls, the network learns by heart: stop earlier, or keep the best weights "
-        "with --keep best. The best row is bold.</p>",
+        f"<p>{escape(_what(rows[-1]['validation']))} When these curves fall while the loss still "
+        "falls, the network learns by heart: stop earlier, or keep the best weights with --keep "
+        "best. The best row is bold.</p>",
         _key([(line.name, line.colour) for line in lines]),
-        line_chart(lines, x_range=(0, total), y_range=(low, 1), name="Validation F1 by step"),
+        line_chart(lines, x_range=(0, total), y_range=(low, 1), name="Validation by step"),
         "<table>",
         *cells,
         "</table>",
     ]
 
 
+def _what(found: dict[str, Any]) -> str:
+    # What the figures are of; those of cells have no words of their own.
+    if "caption" in found:
+        return f"{found['caption']} (weights averaged over the last steps): 1 is perfect."
+    return (
+        f"F1 on {found['fields']} fields with {found['cells']} cells that are not trained on "
+        "(weights averaged over the last steps): 1 is perfect. A cell found within 3 µm counts, at "
+        "the score threshold that suits these fields best."
+    )
+
+
 def curve_names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What was validated: detection, class mean, then each class."""
+    """What was validated: named figures, or detection, class mean, then each class."""
     first = rows[0]["validation"]
+    if "figures" in first:
+        return list(first["figures"])
     names = [] if first["given"] else ["detection"]
     return names + (["class mean", *first["classes"]] if first["classes"] else [])
 
@@ -211,7 +225,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     names = curve_names(rows)
     header = ["step", *names]
     body = [[str(row["step"]), *(_three(_value(row, n)) for n in names)] for row in rows]
-    if not rows[0]["validation"]["given"]:
+    if not rows[0]["validation"].get("given", True):
         header.append("threshold")
         for words, row in zip(body, rows, strict=True):
             words.append(_three(row["validation"]["threshold"]))
@@ -224,6 +238,9 @@ def _three(value: float | None) -> str:
 
 def _value(row: dict[str, Any], name: str) -> float | None:
     found = row["validation"]
+    if "figures" in found:
+        figure: float | None = found["figures"].get(name)
+        return figure
     if name in ("detection", "class mean"):
         value: float | None = found[name.replace(" ", "_")]
         return value

@@ -27,7 +27,7 @@ from napari_celldetr.training.config import PretrainConfig
 from napari_celldetr.training.datasets import IMAGE_SUFFIXES, Field, read_image, resample
 from napari_celldetr.training.earlier import finished_before
 from napari_celldetr.training.found_boxes import find_boxes
-from napari_celldetr.training.loop import Loss, Work, run
+from napari_celldetr.training.loop import Loss, Work, crop_feed, run
 from napari_celldetr.training.pools import Pool, load_fields, refuse_unknown_groups, split_to_read
 from napari_celldetr.training.specs import DataSpec, parse_data
 from napari_celldetr.training.start import parameter_groups, rate_factor, start
@@ -86,7 +86,7 @@ def pretrain(config: PretrainConfig) -> Job[Path]:
         _loss(config, model, head, noise),
         groups,
         begun.statistics,
-        pools,
+        lambda: crop_feed(config, pools),
         device,
         {"objective": "contrastive"},
         about=what_is_trained_on(pools, ()),

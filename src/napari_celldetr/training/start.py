@@ -15,7 +15,7 @@ from napari_celldetr.nets.celldetr import CellDETR, CellDETRConfig
 from napari_celldetr.nets.celldetr_config import NUCLEUS_UM
 from napari_celldetr.nets.criterion import Criterion
 from napari_celldetr.nets.registry import OWN, load_network
-from napari_celldetr.training.config import RunConfig, TrainConfig
+from napari_celldetr.training.config import Recipe, RunConfig, TrainConfig
 
 FINE_TUNING = 0.25
 """What the rates of a recipe are multiplied with where a detector is trained further."""
@@ -219,7 +219,24 @@ def parameter_groups(
 ) -> dict[str, dict[str, Any]]:
     """Parameters that learn, by group (backbone, heads, decoders), with their highest rate."""
     architecture = ARCHITECTURES[config.architecture]
-    recipe = config.recipe
+    return grouped(
+        model,
+        config.recipe,
+        backbone=(architecture.backbone,),
+        heads=architecture.heads,
+        factor=factor,
+    )
+
+
+def grouped(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    backbone: tuple[str, ...],
+    heads: tuple[str, ...],
+    factor: float = 1.0,
+) -> dict[str, dict[str, Any]]:
+    """Parameters that learn, by the beginnings of their names; what is left is the decoders'."""
     rates = {
         "backbone": recipe.lr_backbone,
         "heads": recipe.lr_heads,
@@ -230,9 +247,9 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name.startswith(architecture.backbone):
+        if name.startswith(backbone):
             members["backbone"].append(parameter)
-        elif name.startswith(architecture.heads):
+        elif name.startswith(heads):
             members["heads"].append(parameter)
         else:
             members["decoders"].append(parameter)

@@ -23,7 +23,7 @@ from napari_celldetr.training.config import RunConfig, TrainConfig
 from napari_celldetr.training.earlier import finished_before
 from napari_celldetr.training.fraction import take_fraction
 from napari_celldetr.training.kept import SCORE_FLOOR, THRESHOLD, Kept
-from napari_celldetr.training.loop import Loss, Work, run
+from napari_celldetr.training.loop import Loss, Work, crop_feed, run
 from napari_celldetr.training.pools import Pool, load_pools
 from napari_celldetr.training.start import (
     ARCHITECTURES,
@@ -79,7 +79,7 @@ def train(config: TrainConfig, *, network: Any = None) -> Job[Path]:
         _loss(config, model, class_weights(pools, len(config.class_names)).to(device)),
         parameter_groups(config, model, factor=rate_factor(config, begun)),
         begun.statistics,
-        pools,
+        lambda: crop_feed(config, pools),
         device,
         {} if network is None else {"network": json.loads(json.dumps(asdict(network)))},
         _validate(config, begun, pools, validation, device),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,19 @@ from napari_celldetr.training.specs import parse_data
 
 RADIUS_UM = 3.0
 """A cell found within it counts, in µm: 6 px at 0.5 µm/px."""
+
+
+class Judgement(Protocol):
+    """What a validation found, whatever the task."""
+
+    @property
+    def overall(self) -> float:
+        """What the best weights are chosen by; more is better."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the log, see `napari_celldetr.training.page.table`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""How predictors run their network: no gradients, one number format, honest about memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# How torch's allocators on Windows, Linux, GPUs and the GPU's libraries say it.
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
+
+
+@contextmanager
+def running(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """A network may run in here; lack of memory becomes a ``MemoryError``.
+
+    Convolutions and linear layers run in `dtype`.
+    """
+    kind = torch.device(device).type
+    mixed = torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32)
+    try:
+        with torch.inference_mode(), mixed:
+            yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error
+    except RuntimeError as error:
+        if any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise MemoryError(str(error)) from error
+        raise
+
+
+class Normalizer:
+    """uint8 tiles -> what a network sees.
+
+    `mean` and `std` are the card's, on 0..1 RGB.
+    """
+
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], *, device: str = "cpu"
+    ) -> None:
+        self._device = device
+        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> Tensor:
+        """(B, H, W, 3) uint8 -> normalised (B, 3, H, W) float32, channels last in memory."""
+        # A copy: torch refuses arrays that may not be written, as cached tiles are.
+        image = torch.from_numpy(np.array(tiles)).to(self._device).permute(0, 3, 1, 2).float()
+        image = (image - self._mean) / self._std
+        return image.contiguous(memory_format=torch.channels_last)
