@@ -1,0 +1,70 @@
+"""A slide read tile by tile is the slide read at once; cut-offs act on what was read."""
+
+import numpy as np
+import pytest
+
+from napari_celldetr.core.errors import SlideError
+from napari_celldetr.core.her2 import CELL_CLASSES, Cutoffs, Pattern, cell_scores
+from napari_celldetr.core.progress import drain
+from napari_celldetr.core.regions import Region
+from napari_celldetr.pipeline.her2.measure import measure_cells
+from napari_celldetr.pipeline.her2.membrane import judge, read_bands
+from napari_celldetr.pipeline.her2.outline import draw_outlines
+from napari_celldetr.slides.readers import open_slide
+from napari_celldetr.slides.stain import dab_od
+from napari_celldetr.slides.synthetic_her2 import make_her2_slide
+
+SIDE = 2200
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    path = tmp_path_factory.mktemp("her2") / "a.ome.tif"
+    mix = {Pattern.COMPLETE_INTENSE: 0.2, Pattern.FAINT_INCOMPLETE: 0.3}
+    truth = make_her2_slide(path, mix, size=(SIDE, SIDE), seed=4)
+    with open_slide(path) as slide:
+        yield slide, truth, drain(measure_cells(slide, truth.cells, white=244))
+
+
+def test_tiles_make_no_difference(generated):
+    slide, truth, found = generated
+    dab = dab_od(slide.read(Region(0, 0, SIDE, SIDE), 0.25), 244)
+    outlines = draw_outlines(truth.cells.boxes, dab, mpp=0.25)
+    whole = judge(read_bands(outlines, dab, mpp=0.25))
+    np.testing.assert_allclose(found.outlines.radii, outlines.radii, atol=0.02)
+    assert (found.outlines.neighbours == outlines.neighbours).mean() > 0.999
+    tiled = found.membranes()
+    np.testing.assert_allclose(tiled.completeness, whole.completeness, atol=0.02)
+    np.testing.assert_allclose(tiled.intensity, whole.intensity, atol=0.01)
+
+
+def test_the_table_has_classes_and_measurements(generated):
+    _, truth, found = generated
+    table = found.table()
+    assert table.class_names == CELL_CLASSES
+    assert len(table) == len(truth.cells)
+    np.testing.assert_array_equal(table.boxes, truth.cells.boxes)
+    assert (table.class_ids == cell_scores(truth.staining.patterns)).mean() > 0.88
+
+
+def test_cut_offs_act_on_what_was_read(generated):
+    _, _, found = generated
+    usual = (found.table().class_ids == 3).sum()
+    assert (found.table(Cutoffs(intense=0.95)).class_ids == 3).sum() < usual
+    assert (
+        found.table(Cutoffs(weak=0.02, moderate=0.05, intense=0.1)).class_ids == 3
+    ).sum() > usual
+
+
+def test_no_cells_are_no_error(generated):
+    slide, truth, _ = generated
+    none = drain(measure_cells(slide, truth.cells.select(np.zeros(len(truth.cells), bool))))
+    assert len(none.table()) == 0
+
+
+def test_without_pixel_size_nothing_is_measured(tmp_path, generated):
+    from PIL import Image
+
+    Image.fromarray(np.full((64, 64, 3), 240, np.uint8)).save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png") as slide, pytest.raises(SlideError, match="pixel size"):
+        drain(measure_cells(slide, generated[1].cells))
