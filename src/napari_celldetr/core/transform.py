@@ -170,11 +170,18 @@ class ErrorMap:
 
     def at(self, points_um: NDArray[Any]) -> Floats:
         """Error (N,) in µm at points (N, 2) in H&E µm; NaN where unknown or off the slide."""
+        return self._looked_up(self.error_um, points_um, np.nan)
+
+    def tissue_at(self, points_um: NDArray[Any]) -> Floats:
+        """Share of tissue (N,) in the cells of points (N, 2) in H&E µm; 0 off the slide."""
+        return self._looked_up(self.tissue, points_um, 0.0)
+
+    def _looked_up(self, values: Floats, points_um: NDArray[Any], beyond: float) -> Floats:
         cell = np.floor(np.asarray(points_um, np.float64) / self.spacing)
-        rows, columns = self.error_um.shape
+        rows, columns = values.shape
         inside = np.all((cell >= 0) & (cell < (columns, rows)), axis=1)
         x, y = np.where(inside.reshape(-1, 1), cell, 0).astype(np.intp).T
-        return np.where(inside, self.error_um[y, x], np.nan)
+        return np.where(inside, values[y, x], beyond)
 
     def excluded(self, limit_um: float) -> NDArray[np.bool_]:
         """Cells (rows, columns) with tissue whose error is over the limit or not known."""

@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from napari_celldetr.core.predictor import UNKNOWN
 from napari_celldetr.nets.maskformer import Masks
-
-IGNORED = 255
-"""Truth of a pixel that does not count."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,13 @@ class Segments:
 
     @classmethod
     def of(cls, truth: Tensor, classes: int, *, stride: int) -> Segments:
-        """Segments of class ids (H, W), `IGNORED` where nothing is known, at a masks' stride.
+        """Segments of class ids (H, W), `UNKNOWN` where nothing is known, at a masks' stride.
 
         A class's share of a coarse pixel is that of its pixels that count, so that thin bands
         are not lost.
         """
-        known = (truth != IGNORED).float()
-        ids = torch.unique(truth[truth != IGNORED]).long()
+        known = (truth != UNKNOWN).float()
+        ids = torch.unique(truth[truth != UNKNOWN]).long()
         ids = ids[ids < classes]
         maps = torch.stack([known, *((truth == i).float() for i in ids)])
         means = F.avg_pool2d(maps[None], stride)[0].flatten(1)
@@ -142,7 +140,7 @@ class MaskCriterion:
     def __call__(self, found: Masks, truth: Sequence[Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Total loss of a batch and its parts for the log.
 
-        `truth` has class ids (H, W) per image, `IGNORED` where nothing is known. Every layer
+        `truth` has class ids (H, W) per image, `UNKNOWN` where nothing is known. Every layer
         is judged, each by a matching of its own; parts are means over layers.
         """
         segments = [Segments.of(t, self.num_classes, stride=self.mask_stride) for t in truth]

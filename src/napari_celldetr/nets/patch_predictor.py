@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.patch_vit import PatchViT
-from napari_celldetr.nets.running import Normalizer, running
+from napari_celldetr.nets.running import LoadedNetwork
 
 BATCH = 16
 """Patches of a heatmap that are looked at together, so that its memory does not grow with it."""
 
 
-class ViTPatchPredictor:
+class ViTPatchPredictor(LoadedNetwork[PatchViT]):
     """A loaded PatchViT.
 
     Parameters
@@ -36,29 +36,7 @@ class ViTPatchPredictor:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._model = model.eval().to(device).to(memory_format=torch.channels_last)
-        self._card, self._device, self._dtype = card, device, dtype
-        self._normalized = Normalizer(card.mean, card.std, device=device)
-
-    @property
-    def card(self) -> ModelCard:
-        """The model's card."""
-        return self._card
-
-    @property
-    def model(self) -> PatchViT:
-        """The network itself."""
-        return self._model
-
-    @property
-    def device(self) -> str:
-        """Where it runs."""
-        return self._device
-
-    @property
-    def dtype(self) -> str:
-        """Number format of the heavy layers, for provenance."""
-        return str(self._dtype).removeprefix("torch.")
+        super().__init__(model, card, device=device, dtype=dtype)
 
     @property
     def patch_px(self) -> int:
@@ -67,7 +45,7 @@ class ViTPatchPredictor:
 
     def to(self, device: str) -> ViTPatchPredictor:
         """The same model on another device, in float32 on a CPU."""
-        dtype = torch.float32 if device == "cpu" else self._dtype
+        dtype = self._dtype_on(device)
         return ViTPatchPredictor(self._model, self._card, device=device, dtype=dtype)
 
     def predict(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -85,7 +63,7 @@ class ViTPatchPredictor:
             )
         if not len(patches):
             return np.zeros((0, len(self._card.class_names)), np.float32)
-        with running(self._device, self._dtype):
+        with self._running():
             share = self._model(self._normalized(patches)).softmax(-1)
             share[~torch.isfinite(share).all(1)] = torch.nan
             found: NDArray[np.float32] = share.cpu().numpy()

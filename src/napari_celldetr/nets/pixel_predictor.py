@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from napari_celldetr.core.predictor import UNKNOWN
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.maskformer import COARSEST, MaskFormer
-from napari_celldetr.nets.running import Normalizer, running
+from napari_celldetr.nets.running import LoadedNetwork
 
 
-class MaskFormerPredictor:
+class MaskFormerPredictor(LoadedNetwork[MaskFormer]):
     """A loaded MaskFormer.
 
     Parameters
@@ -34,29 +34,7 @@ class MaskFormerPredictor:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self._model = model.eval().to(device).to(memory_format=torch.channels_last)
-        self._card, self._device, self._dtype = card, device, dtype
-        self._normalized = Normalizer(card.mean, card.std, device=device)
-
-    @property
-    def card(self) -> ModelCard:
-        """The model's card."""
-        return self._card
-
-    @property
-    def model(self) -> MaskFormer:
-        """The network itself."""
-        return self._model
-
-    @property
-    def device(self) -> str:
-        """Where it runs."""
-        return self._device
-
-    @property
-    def dtype(self) -> str:
-        """Number format of the heavy layers, for provenance."""
-        return str(self._dtype).removeprefix("torch.")
+        super().__init__(model, card, device=device, dtype=dtype)
 
     @property
     def lattice_px(self) -> int:
@@ -78,7 +56,7 @@ class MaskFormerPredictor:
 
     def to(self, device: str) -> MaskFormerPredictor:
         """The same model on another device, in float32 on a CPU."""
-        dtype = torch.float32 if device == "cpu" else self._dtype
+        dtype = self._dtype_on(device)
         return MaskFormerPredictor(self._model, self._card, device=device, dtype=dtype)
 
     def predict(self, tiles: NDArray[np.uint8]) -> NDArray[np.float16]:
@@ -97,7 +75,7 @@ class MaskFormerPredictor:
         count, height, width = tiles.shape[:3]
         if not count:
             return torch.zeros(0, len(self._card.class_names), height, width)
-        with running(self._device, self._dtype):
+        with self._running():
             image = self._normalized(tiles)
             down, right = -height % COARSEST, -width % COARSEST
             if down or right:

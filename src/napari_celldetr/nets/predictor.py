@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from napari_celldetr.nets.asking import (
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CROWDED, CellDETR, Detected, Encoded, HeatmapQueries
 from napari_celldetr.nets.overview import COARSEST
-from napari_celldetr.nets.running import running
+from napari_celldetr.nets.running import LoadedNetwork
 from napari_celldetr.nets.slots import clamp_boxes
 from napari_celldetr.nets.windows import predict_windows
 
@@ -43,7 +42,7 @@ _MULTIPLE = 64
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
-class CellDETRPredictor:
+class CellDETRPredictor(LoadedNetwork[CellDETR]):
     """A loaded CellDETR.
 
     Parameters
@@ -75,10 +74,7 @@ class CellDETRPredictor:
         dtype: torch.dtype = torch.float32,
         class_columns: bool = False,
     ) -> None:
-        self._model = model.eval().to(device).to(memory_format=torch.channels_last)
-        self._card = card
-        self._device = device
-        self._dtype = dtype
+        super().__init__(model, card, device=device, dtype=dtype)
         self._flips = flips and isinstance(model.proposer, HeatmapQueries)
         self._class_columns = class_columns
         self._calibration = Calibration.from_dict(card.calibration) if card.calibration else None
@@ -86,28 +82,6 @@ class CellDETRPredictor:
         if self._calibration is not None:
             # A hair lower, for float32; what is below in the end is left out in the end.
             self._floor = float(self._calibration.raw(card.score_floor)) * (1 - 1e-5)
-        self._mean = torch.tensor(card.mean, device=device).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(card.std, device=device).view(1, 3, 1, 1) * 255
-
-    @property
-    def card(self) -> ModelCard:
-        """The model's card."""
-        return self._card
-
-    @property
-    def model(self) -> CellDETR:
-        """The network itself."""
-        return self._model
-
-    @property
-    def device(self) -> str:
-        """Where it runs."""
-        return self._device
-
-    @property
-    def dtype(self) -> str:
-        """Number format of the heavy layers, for provenance."""
-        return str(self._dtype).removeprefix("torch.")
 
     @property
     def _least(self) -> float:
@@ -116,13 +90,12 @@ class CellDETRPredictor:
 
     def to(self, device: str) -> CellDETRPredictor:
         """The same model on another device, in float32 on a CPU."""
-        dtype = torch.float32 if device == "cpu" else self._dtype
         return CellDETRPredictor(
             self._model,
             self._card,
             device=device,
             flips=self._flips,
-            dtype=dtype,
+            dtype=self._dtype_on(device),
             class_columns=self._class_columns,
         )
 
@@ -192,9 +165,6 @@ class CellDETRPredictor:
         with self._running():
             return self._predict(tiles)
 
-    def _running(self) -> AbstractContextManager[None]:
-        return running(self._device, self._dtype)
-
     def _predict(self, tiles: NDArray[np.uint8]) -> list[TilePrediction]:
         if not len(tiles):
             return []
@@ -205,10 +175,7 @@ class CellDETRPredictor:
         return [self._cells(views, found, i, height, width) for i in range(len(tiles))]
 
     def _prepare(self, tiles: NDArray[np.uint8]) -> Tensor:
-        # A copy: torch refuses arrays that may not be written, as cached tiles are.
-        image = torch.from_numpy(np.array(tiles)).to(self._device)
-        image = image.permute(0, 3, 1, 2).float()
-        image = (image - self._mean) / self._std
+        image = self._normalized(tiles)
         overview = self._model.config.overview
         multiple = max(_MULTIPLE, COARSEST * overview.scale if overview else 1)
         down, right = (-image.shape[-2] % multiple, -image.shape[-1] % multiple)

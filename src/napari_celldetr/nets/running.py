@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+from napari_celldetr.nets.card import ModelCard
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # How torch's allocators on Windows, Linux, GPUs and the GPU's libraries say it.
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -52,3 +57,42 @@ class Normalizer:
         image = torch.from_numpy(np.array(tiles)).to(self._device).permute(0, 3, 1, 2).float()
         image = (image - self._mean) / self._std
         return image.contiguous(memory_format=torch.channels_last)
+
+
+class LoadedNetwork(Generic[Network]):
+    """A network on a device with its card: what every predictor of ours is.
+
+    `dtype` is that of convolutions and linear layers.
+    """
+
+    def __init__(self, model: Network, card: ModelCard, *, device: str, dtype: torch.dtype) -> None:
+        self._model = model.eval().to(device).to(memory_format=torch.channels_last)
+        self._card, self._device, self._dtype = card, device, dtype
+        self._normalized = Normalizer(card.mean, card.std, device=device)
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self._card
+
+    @property
+    def model(self) -> Network:
+        """The network itself."""
+        return self._model
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return self._device
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the heavy layers, for provenance."""
+        return str(self._dtype).removeprefix("torch.")
+
+    def _dtype_on(self, device: str) -> torch.dtype:
+        # A CPU that is fallen back to may know no other format.
+        return torch.float32 if device == "cpu" else self._dtype
+
+    def _running(self) -> AbstractContextManager[None]:
+        return running(self._device, self._dtype)

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from napari_celldetr.core.errors import ConfigError, ExportError
+from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.core.transform import SlideTransform
-from napari_celldetr.pipeline.atomic import replacing
+from napari_celldetr.pipeline.atomic import not_written, replacing
 
 REACH = 1.5
 """How many patch sides a partner may lie from where the transform has it."""
@@ -192,12 +192,7 @@ def write_patch_map(pairs: PatchMap, transform: SlideTransform, path: str | Path
             writer.writerow(COLUMNS)
             writer.writerows(rows)
     except OSError as error:
-        raise ExportError(
-            "The patch map cannot be written.",
-            expected=f"a file that can be written: {path}",
-            found=error.strerror or type(error).__name__,
-            remedy="choose another file",
-        ) from error
+        raise not_written("The patch map", error) from error
 
 
 def _corner(place: list[int], side_px: NDArray[np.float64]) -> list[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from napari_celldetr.core.errors import ExportError
 from napari_celldetr.core.transform import SlideTransform, TransformError
-from napari_celldetr.pipeline.atomic import replacing
+from napari_celldetr.pipeline.atomic import not_written, replacing
 
 LARGEST_FILE = 256 * 2**20
 
@@ -17,12 +16,7 @@ def write_transform(transform: SlideTransform, path: str | Path) -> None:
         with replacing(Path(path)) as temporary:
             temporary.write_text(transform.to_json(), encoding="utf-8")
     except OSError as error:
-        raise ExportError(
-            "The transform cannot be written.",
-            expected=f"a file that can be written: {path}",
-            found=error.strerror or type(error).__name__,
-            remedy="choose another file",
-        ) from error
+        raise not_written("The transform", error) from error
 
 
 def read_transform(path: str | Path) -> SlideTransform:

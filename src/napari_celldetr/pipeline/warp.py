@@ -23,7 +23,7 @@ from napari_celldetr.core.errors import ExportError
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.core.transform import SlideTransform
-from napari_celldetr.pipeline.atomic import replacing
+from napari_celldetr.pipeline.atomic import not_written, replacing
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.slides.synthetic import BLOCK_PX, write_pyramid
 
@@ -178,7 +178,7 @@ def _write_table(
             for row, more in zip(rows, added, strict=True):
                 writer.writerow([*(row[i] for i in kept), *more])
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise not_written("The result", error) from error
 
 
 # -- outlines --------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def warp_regions(
         with replacing(target) as temporary:
             temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise not_written("The result", error) from error
     return WarpReport(len(features), mover.excluded)
 
 
@@ -351,7 +351,7 @@ def _painting(painter: _Painter, target: Path, compression: str) -> Job[Path]:
                 raise
             future.result()
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise not_written("The result", error) from error
     yield Progress(total, total, "bands of the picture")
     return target
 
@@ -445,11 +445,7 @@ def _tissue_at(transform: SlideTransform, points: Floats) -> NDArray[np.bool_]:
     errors = transform.error_map
     if errors is None:
         return np.zeros(len(points), bool)
-    cell = np.floor(points * transform.he.mpp / errors.spacing)
-    rows, columns = errors.tissue.shape
-    inside = np.all((cell >= 0) & (cell < (columns, rows)), axis=1)
-    x, y = np.where(inside.reshape(-1, 1), cell, 0).astype(np.intp).T
-    return np.asarray(inside & (errors.tissue[y, x] > 0), np.bool_)
+    return errors.tissue_at(points * transform.he.mpp) > 0
 
 
 def _refused(path: Path, expected: str, found: str) -> ExportError:
@@ -458,13 +454,4 @@ def _refused(path: Path, expected: str, found: str) -> ExportError:
         expected=expected,
         found=found,
         remedy="give points as CSV, outlines as GeoJSON, or the slide itself",
-    )
-
-
-def _unwritable(path: Path, error: OSError) -> ExportError:
-    return ExportError(
-        "The result cannot be written.",
-        expected=f"a file that can be written: {path}",
-        found=error.strerror or type(error).__name__,
-        remedy="choose another file",
     )

@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_celldetr.core.errors import SlideError
-from napari_celldetr.slides.pixel_size import ASK
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.slides.stain import optical_density
 from napari_celldetr.slides.tissue import find_tissue
@@ -115,14 +113,8 @@ def density_of(rgb: NDArray[np.uint8], step: tuple[float, float]) -> DensityImag
 
 def extent_um(slide: Slide) -> tuple[float, float]:
     """Width and height of a slide in µm. `SlideError` without a pixel size."""
-    if slide.mpp is None:
-        raise SlideError(
-            f"The slide {slide.name!r} has no known pixel size.",
-            expected="µm per pixel in the file, or given",
-            found=slide.mpp_source,
-            remedy=ASK,
-        )
-    return slide.size[0] * slide.mpp[0], slide.size[1] * slide.mpp[1]
+    x, y = slide.known_mpp()
+    return slide.size[0] * x, slide.size[1] * y
 
 
 def _tissue(

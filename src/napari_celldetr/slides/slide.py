@@ -105,12 +105,8 @@ class Slide:
             self._identity = fingerprint(self.path, self._backend.facts.identity)
         return self._identity
 
-    # -- pixels --------------------------------------------------------------------------
-
-    def output_size(self, region: Region, mpp: float | None = None) -> tuple[int, int]:
-        """(width, height) of what `read` returns for the same arguments."""
-        if mpp is None:
-            return region.width, region.height
+    def known_mpp(self) -> tuple[float, float]:
+        """µm per level-0 px (x, y). `SlideError` that asks for it where it is unknown."""
         if self.mpp is None:
             raise SlideError(
                 f"The slide {self.name!r} has no known pixel size.",
@@ -118,6 +114,15 @@ class Slide:
                 found=self.mpp_source,
                 remedy=ASK,
             )
+        return self.mpp
+
+    # -- pixels --------------------------------------------------------------------------
+
+    def output_size(self, region: Region, mpp: float | None = None) -> tuple[int, int]:
+        """(width, height) of what `read` returns for the same arguments."""
+        if mpp is None:
+            return region.width, region.height
+        native = self.known_mpp()
         if not mpp > 0:
             raise SlideError(
                 "The asked pixel size is impossible.",
@@ -126,8 +131,8 @@ class Slide:
                 remedy="ask for 0.1 to 100 µm/px",
             )
         return (
-            max(1, round(region.width * self.mpp[0] / mpp)),
-            max(1, round(region.height * self.mpp[1] / mpp)),
+            max(1, round(region.width * native[0] / mpp)),
+            max(1, round(region.height * native[1] / mpp)),
         )
 
     def read(self, region: Region, mpp: float | None = None) -> NDArray[np.uint8]:

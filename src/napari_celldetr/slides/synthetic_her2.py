@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.detections import Detections, Source
 from napari_celldetr.core.her2 import CELL_CLASSES, Pattern, cell_scores
 from napari_celldetr.slides.membranes import (
@@ -157,20 +158,10 @@ def _draw_places(
         (at + scene.chance.uniform(-jitter, jitter, at.shape)).ravel().astype(np.float32)
         for at in (x, y)
     )
-    inside = _in_polygon(x, y, outline)
+    inside = Area(tuple(map(tuple, outline.tolist())), "region").contains(np.stack([x, y], axis=1))
     occupied = scene.chance.uniform(0, 1, len(x)) < np.where(inside, 0.93, 0.25)
     keep = occupied & (scene.tissue(x, y) > 0.06) & (x < width - margin)
     return x[keep], y[keep], inside[keep]
-
-
-def _in_polygon(x: NDArray, y: NDArray, corners: NDArray) -> NDArray[np.bool_]:  # type: ignore[type-arg]
-    """Which points lie inside, by the even-odd rule."""
-    x0, y0 = corners.T
-    x1, y1 = np.roll(corners, -1, axis=0).T
-    crosses = (y0 > y[:, None]) != (y1 > y[:, None])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at = x0 + (y[:, None] - y0) / (y1 - y0) * (x1 - x0)
-    return np.asarray((crosses & (x[:, None] < at)).sum(axis=1) % 2 == 1)
 
 
 def _spread(

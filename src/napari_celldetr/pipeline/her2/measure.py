@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.core.detections import Detections
-from napari_celldetr.core.errors import SlideError
+from napari_celldetr.core.grid_index import GridIndex, inside
 from napari_celldetr.core.her2 import CELL_CLASSES, Cutoffs, cell_scores, classify_cells
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
@@ -96,29 +96,23 @@ def measure_cells(
     SlideError
         A tile cannot be read, or the pixel size is not known.
     """
-    scale = _pixel_size(slide)
+    scale = np.array(slide.known_mpp(), np.float64)
     mpp = max(FINEST_MPP, float(scale.mean()))
-    centres = (cells.boxes[:, :2] + cells.boxes[:, 2:]).astype(np.float64) / 2
+    centres = _centres(cells.boxes)
     core = CORE_UM / scale
     tile = np.floor(centres / core).astype(np.int64)
     corners = np.unique(tile, axis=0)
+    index = GridIndex(centres)
     parts = []
     yield Progress(0, len(corners), "reading membranes")
     for done, corner in enumerate(corners, start=1):
-        parts.append(_read_tile(slide, cells, centres, corner * core, core, mpp, white))
+        parts.append(_read_tile(slide, cells, index, corner * core, core, mpp, white))
         yield Progress(done, len(corners), "reading membranes")
     return _joined(cells, parts, mpp)
 
 
-def _pixel_size(slide: Slide) -> NDArray[np.float64]:
-    if slide.mpp is None:
-        raise SlideError(
-            f"The slide {slide.name!r} has no known pixel size.",
-            expected="µm per pixel in the file, or given",
-            found=slide.mpp_source,
-            remedy="give the true µm per pixel: membranes are measured in µm",
-        )
-    return np.array(slide.mpp, np.float64)
+def _centres(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
+    return (boxes[:, :2] + boxes[:, 2:]).astype(np.float64) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +125,7 @@ class _Part:
 def _read_tile(
     slide: Slide,
     cells: Detections,
-    centres: NDArray[np.float64],
+    index: GridIndex,
     corner: NDArray[np.float64],
     core: NDArray[np.float64],
     mpp: float,
@@ -144,14 +138,14 @@ def _read_tile(
     dab = dab_od(slide.read(region, mpp), white)
     # The picture's own scale: its sides are whole pixels.
     step = (high - low) / np.array(dab.shape[::-1])
-    near = np.flatnonzero(
-        ((centres >= corner - halo) & (centres < corner + core + halo)).all(axis=1)
-    )
+    near = np.sort(index.near(region))
+    centres = _centres(cells.boxes[near])
+    seen = inside(centres, region)
+    near, centres = near[seen], centres[seen]
     boxes = (cells.boxes[near] - np.tile(low, 2)) / np.tile(step, 2)
     outlines = draw_outlines(boxes, dab, mpp=mpp)
     bands = read_bands(outlines, dab, mpp=mpp)
-    inside = (centres[near] >= corner) & (centres[near] < corner + core)
-    own = np.asarray(inside.all(axis=1))
+    own = np.asarray(((centres >= corner) & (centres < corner + core)).all(axis=1))
     return _kept(outlines, bands, near, own, low, step)
 
 
