@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from napari_celldetr.core.her2.assessment import Assessment, JudgedCells, assess, maximum_rule
 from napari_celldetr.core.her2.guideline import (
     GUIDELINE,
     Branch,
@@ -31,18 +32,22 @@ __all__ = [
     "CELL_CLASSES",
     "GUIDELINE",
     "SCORES",
+    "Assessment",
     "Branch",
     "Cutoffs",
+    "JudgedCells",
     "Margin",
     "Minimum",
     "Pattern",
     "Score",
     "TileCounts",
+    "assess",
     "cell_scores",
     "classify_cells",
     "count_patterns",
     "h_score",
     "margins",
+    "maximum_rule",
     "score_counts",
     "score_shares",
     "wilson_interval",

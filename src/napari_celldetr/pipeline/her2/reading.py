@@ -1,0 +1,52 @@
+"""A slide's cells as read once, and as judged with any cut-offs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_celldetr.core.her2 import Cutoffs, JudgedCells, classify_cells
+from napari_celldetr.pipeline.her2.measure import Her2Cells
+from napari_celldetr.pipeline.her2.outline import RAYS, Outlines
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Her2Reading:
+    """N cells of a slide, and which of them must not be counted.
+
+    Attributes
+    ----------
+    measured : Her2Cells
+    excluded : (N,) int8
+        Codes of `Exclusion`; 0 counts.
+    mpp : float
+        µm per level-0 px.
+    """
+
+    measured: Her2Cells
+    excluded: NDArray[np.int8]
+    mpp: float
+
+    def __len__(self) -> int:
+        return len(self.excluded)
+
+    def judged(self, cutoffs: Cutoffs | None = None) -> JudgedCells:
+        """What each cell is with these cut-offs; takes milliseconds."""
+        cut = cutoffs or Cutoffs()
+        found = self.measured.membranes(cut)
+        return JudgedCells(
+            self.measured.outlines.centres,
+            classify_cells(found.intensity, found.completeness, cut),
+            cell_areas(self.measured.outlines) * np.float32(self.mpp**2),
+            self.excluded,
+            self.mpp,
+        )
+
+
+def cell_areas(outlines: Outlines) -> NDArray[np.float32]:
+    """Area (N,) of each cell, in px² of its outlines."""
+    following = np.roll(outlines.radii, -1, axis=1)
+    halves = (outlines.radii * following).sum(axis=1) * np.sin(2 * np.pi / RAYS) / 2
+    return np.asarray(halves, np.float32)
