@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from napari_celldetr.core.her2.exclusions import EXCLUSION_WORDS, Exclusion
 from napari_celldetr.core.her2.guideline import (
     GUIDELINE,
     Branch,
@@ -29,10 +30,12 @@ from napari_celldetr.core.her2.shares import (
 
 __all__ = [
     "CELL_CLASSES",
+    "EXCLUSION_WORDS",
     "GUIDELINE",
     "SCORES",
     "Branch",
     "Cutoffs",
+    "Exclusion",
     "Margin",
     "Minimum",
     "Pattern",
