@@ -61,7 +61,7 @@ def test_folds_and_crushed_tissue_are_left_out(made, tmp_path, paint):
     damage = paint(made[2], MPP, middle=(200.0, 200.0), angle=0.6, size=AREA)
     codes, hit = damaged(made, tmp_path, damage)
     assert hit.sum() > 30
-    assert (codes[hit] != Exclusion.NONE).mean() > 0.8
+    assert (codes[hit] != Exclusion.NONE).mean() > 0.7
     assert (codes[~hit] != Exclusion.NONE).mean() < 0.03
     assert set(np.unique(codes)) <= {Exclusion.NONE, Exclusion.FOLD, Exclusion.CRUSHED}
 
