@@ -11,34 +11,30 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_celldetr.core.config import check
 from napari_celldetr.core.detections import Detections
-from napari_celldetr.core.her2 import Assessment, Cutoffs, JudgedCells, Minimum, assess
 from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region, bounding_region
 from napari_celldetr.core.transform import SlideTransform
 from napari_celldetr.pipeline.detect import DetectProgress, DetectReport, detect
-from napari_celldetr.pipeline.her2.coverage import StainCoverage, stain_coverage
+from napari_celldetr.pipeline.her2.coverage import stain_coverage
 from napari_celldetr.pipeline.her2.measure import measure_cells
 from napari_celldetr.pipeline.her2.networks import (
-    NetworkReadings,
     Networks,
     ask_networks,
     installed_networks,
 )
 from napari_celldetr.pipeline.her2.reading import Her2Reading
+from napari_celldetr.pipeline.her2.result import Her2Result, Rules, conclude, too_coarse
 from napari_celldetr.pipeline.her2.settings import (
     CELLS_UP_TO_MPP,
-    SCORED_UP_TO_MPP,
     Her2Config,
 )
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain, estimate_slide_stain
 from napari_celldetr.pipeline.her2.tumour import (
     ASSUMED,
-    Refusal,
     Tumour,
     carried_tumour,
     drawn_tumour,
@@ -76,79 +72,6 @@ class TumourRequest:
     he: Slide | None = None
     transform: SlideTransform | None = None
     assumed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Where one kind of staining ends and the next begins, and how many cells it takes."""
-
-    cutoffs: Cutoffs = Cutoffs()
-    minimum: Minimum = Minimum()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Her2Result:
-    """Everything that is known of a slide.
-
-    Attributes
-    ----------
-    slide : Slide
-        The IHC slide; its pixels are needed for pictures alone.
-    config, rules
-        What was asked.
-    tumour : Tumour
-    stain : SlideStain
-    reading : Her2Reading or None
-        None where cells were not measured.
-    judged : JudgedCells or None
-    inside : (N,) bool or None
-        Cells in the tumour, whether they count or not.
-    assessment : Assessment or None
-        Of the tumour, or of all that was measured where no tumour is confirmed.
-    regions : tuple of (Zone, Assessment)
-        Each zone of the tumour by itself.
-    coverage : StainCoverage or None
-        By pixels, where cells were not measured.
-    refusal : Refusal or None
-        Why there is no score, and what to do.
-    networks : NetworkReadings
-    asked : Networks
-        Which networks were there to be asked.
-    given : bool
-        Whether nuclei were given, and not detected.
-    detection : DetectReport or None
-    notes : tuple of str
-    """
-
-    slide: Slide
-    config: Her2Config
-    rules: Rules
-    tumour: Tumour
-    stain: SlideStain
-    reading: Her2Reading | None = None
-    judged: JudgedCells | None = None
-    inside: NDArray[np.bool_] | None = None
-    assessment: Assessment | None = None
-    regions: tuple[tuple[Zone, Assessment], ...] = ()
-    coverage: StainCoverage | None = None
-    refusal: Refusal | None = None
-    networks: NetworkReadings = NetworkReadings()
-    asked: Networks = Networks()
-    given: bool = False
-    detection: DetectReport | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def score(self) -> str | None:
-        """'0', '1+', '2+', '3+', or None."""
-        return None if self.assessment is None else self.assessment.score.score
-
-    @property
-    def counted(self) -> NDArray[np.bool_]:
-        """Cells (N,) that count."""
-        if self.judged is None or self.inside is None:
-            return np.zeros(0, bool)
-        return self.inside & (self.judged.excluded == 0)
 
 
 def score_her2(
@@ -196,87 +119,51 @@ def score_her2(
     used = networks or _networks(chosen, asked, ihc)
     _require_stains(ihc, asked.he)
     known = yield from _tumour(ihc, asked, chosen, used)
-    start = Her2Result(ihc, chosen, rules or Rules(), known, SlideStain(), asked=used)
+    return (
+        yield from score_tumour(
+            ihc,
+            known,
+            chosen,
+            rules=rules,
+            cells=cells,
+            networks=used,
+            predictor=predictor,
+            workspace=workspace,
+            fresh=fresh,
+        )
+    )
+
+
+def score_tumour(
+    ihc: Slide,
+    tumour: Tumour,
+    config: Her2Config,
+    *,
+    rules: Rules | None = None,
+    cells: Detections | None = None,
+    networks: Networks | None = None,
+    predictor: Predictor | None = None,
+    workspace: str | Path | None = None,
+    fresh: bool = False,
+) -> Job[Her2Result]:
+    """`score_her2` of a tumour that is known already; no networks are asked but those given."""
+    used = networks or Networks()
+    start = Her2Result(ihc, config, rules or Rules(), tumour, SlideStain(), asked=used)
     if ihc.mpp is None or max(ihc.mpp) > CELLS_UP_TO_MPP:
         return (yield from _covered(replace(start, stain=_plain_stain(ihc))))
+    yield Progress(0, 0, "estimating the stain")
     stain = estimate_slide_stain(ihc)
-    yield Progress(0, 0, "stain estimated")
     nuclei, report = cells, None
     if nuclei is None:
-        nuclei, report = yield from _detected(ihc, known, chosen, predictor, workspace, fresh)
+        nuclei, report = yield from _detected(ihc, tumour, config, predictor, workspace, fresh)
     reading = yield from _read(ihc, nuclei, stain)
     found = replace(start, stain=stain, given=cells is not None, detection=report)
     done = conclude(found, reading)
     if done.judged is None or not done.counted.any():
         return done
-    said = yield from ask_networks(
-        ihc, used, known, reading.measured.outlines, done.judged, done.counted
-    )
+    outlines = reading.measured.outlines
+    said = yield from ask_networks(ihc, used, tumour, outlines, done.judged, done.counted)
     return replace(done, networks=said)
-
-
-def conclude(result: Her2Result, reading: Her2Reading, rules: Rules | None = None) -> Her2Result:
-    """Judge what was read, with other rules if given: takes milliseconds, touches no pixels."""
-    laws = rules or result.rules
-    judged = reading.judged(laws.cutoffs)
-    inside = result.tumour.inside(judged.centres)
-    refusal = result.tumour.refusal or too_coarse(result.slide)
-    reason = refusal.reason if refusal else ""
-    confirmed = result.tumour.confirmed
-
-    def assessed(which: NDArray[np.bool_]) -> Assessment:
-        return assess(
-            judged, which, tumour_confirmed=confirmed, minimum=laws.minimum, refusal=reason
-        )
-
-    whole = assessed(inside)
-    if refusal is None and whole.score.score is None:
-        refusal = Refusal(whole.score.reason, _for_few(laws.minimum))
-    return replace(
-        result,
-        rules=laws,
-        reading=reading,
-        judged=judged,
-        inside=inside,
-        assessment=whole,
-        regions=tuple(
-            (zone, assessed(result.tumour.inside(judged.centres, zone)))
-            for zone in result.tumour.zones
-        ),
-        refusal=refusal,
-        notes=(*result.notes, *_detection_notes(result.detection)),
-    )
-
-
-def too_coarse(slide: Slide) -> Refusal | None:
-    """Why a slide's pixels do not allow for a score; None if they do."""
-    if slide.mpp is None:
-        return Refusal(
-            f"the slide's pixel size is not known ({slide.mpp_source}), so that membranes cannot "
-            "be measured; coverage is by pixels alone",
-            "give the true µm per pixel with --mpp",
-        )
-    if max(slide.mpp) <= SCORED_UP_TO_MPP:
-        return None
-    return Refusal(
-        f"{max(slide.mpp):.3g} µm/px is too coarse to see whether a membrane is complete: no "
-        f"score above {SCORED_UP_TO_MPP} µm/px, coverage only",
-        "scan the slide at 0.25 µm/px (40×), or check the pixel size and give it with --mpp",
-    )
-
-
-def _for_few(minimum: Minimum) -> str:
-    return (
-        f"confirm more invasive tumour, until at least {minimum.cells} of its cells are measured, "
-        "and check that nuclei were found there"
-    )
-
-
-def _detection_notes(report: DetectReport | None) -> tuple[str, ...]:
-    if report is None:
-        return ()
-    missing = f"{report.failed} tiles failed: their cells are missing."
-    return (*((missing,) if report.failed else ()), *report.warnings)
 
 
 def _networks(config: Her2Config, asked: TumourRequest, ihc: Slide) -> Networks:

@@ -63,7 +63,7 @@ class Zone:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, for JSON."""
-        rings = [np.round(ring, 2).tolist() for ring in self.rings]
+        rings = [ring.tolist() for ring in self.rings]
         return {"name": self.name, "outline": rings[0], "holes": rings[1:]}
 
     @classmethod
