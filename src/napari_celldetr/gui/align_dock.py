@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,13 @@ from napari_celldetr.gui.align_job import (
 from napari_celldetr.gui.align_parts import (
     LandmarkBox,
     LookBox,
+    Loupe,
     PhysicalDialog,
     RegionBox,
     cell_share,
     cell_um,
 )
-from napari_celldetr.gui.align_view import AlignView, Look
+from napari_celldetr.gui.align_view import AlignView, Here, Look
 from napari_celldetr.gui.align_words import (
     LANDMARK_HELP,
     error_words,
@@ -63,7 +66,7 @@ from napari_celldetr.gui.parts import (
     stem_of,
     wrapped_label,
 )
-from napari_celldetr.gui.sources import is_slide_layer, source_of_layer
+from napari_celldetr.gui.sources import is_slide_layer, levels_of, source_of_layer
 from napari_celldetr.pipeline.register import RegisterConfig, RegistrationError
 from napari_celldetr.pipeline.transform_file import write_transform
 
@@ -182,6 +185,9 @@ class AlignDock(Dock):
             column.addWidget(widget)
         column.addWidget(self.look_box)
         column.addWidget(self.here_label)
+        self.loupe = Loupe()
+        self.loupe_fold = Fold("Other slide under the mouse", self.loupe)
+        column.addWidget(self.loupe_fold)
         self.results = box
         return box
 
@@ -447,6 +453,7 @@ class AlignDock(Dock):
             width = transform.ihc.extent_um[0]
             self.look_box.set_share(Look.CHECKER, cell_share(width / 12))
         self.look_box.show_ready(transform is not None)
+        self.loupe_fold.setVisible(transform is not None)
         self.look_box.choose(Look.PLAIN if view is None else view.look)
         self.save_button.setEnabled(transform is not None)
         self._show_marks()
@@ -504,10 +511,22 @@ class AlignDock(Dock):
         view = self.view
         if view is None or not view.is_shown or len(self._pointer) < 2:
             self.here_label.setText("")
+            self.loupe.show_nothing()
             return
         here = view.here(np.array(self._pointer[-2:]))
         view.show_cursor(here)
         self.here_label.setText(error_words(here.error_um, trusted=here.trusted))
+        if self.loupe.isVisible():
+            self._show_loupe(view, here)
+
+    def _show_loupe(self, view: AlignView, here: Here) -> None:
+        picture = view.other_slide(here, self.loupe.room)
+        if picture is None:
+            self.loupe.show_nothing()
+        else:
+            # µm are world units here: a slide without a pixel size cannot be aligned.
+            zoom = camera_of(self.viewer).zoom
+            self.loupe.show_picture(picture, (here.error_um or 0.0) * zoom)
 
     # Landmarks --------------------------------------------------------------------------
 
@@ -696,17 +715,13 @@ class AlignDock(Dock):
         self.runner.start(lambda: load_job(request, source, physical))
 
 
-class _told:
+@contextmanager
+def _told() -> Iterator[None]:
     """An error the user can read becomes a notification."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, CellDETRError):
-            show_error(str(error))
-            return True
-        return False
+    try:
+        yield
+    except CellDETRError as error:
+        show_error(str(error))
 
 
 def _mpp_row(form: Any, text: str) -> tuple[QLabel, QDoubleSpinBox]:
@@ -736,8 +751,8 @@ def _place(look: Look) -> str:
 
 
 def _inside(at: tuple[float, float], layer: Any) -> bool:
-    full = source_of_layer(layer, mpp=None).size
-    return 0 <= at[0] <= full[0] and 0 <= at[1] <= full[1]
+    height, width = levels_of(layer)[0].shape[:2]
+    return 0 <= at[0] <= int(width) and 0 <= at[1] <= int(height)
 
 
 def _suffixed(path: str | Path, suffix: str) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
     QDialog,
@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_celldetr.gui.align_view import NEEDS_TRANSFORM, Look
+from napari_celldetr.gui.align_words import um_words
 from napari_celldetr.gui.landmarks import Landmarks
 from napari_celldetr.gui.parts import keep_lines, narrow_form, short_combo, wrapped_label
 
@@ -48,9 +49,11 @@ SLIDERS = {
     Look.SWIPE: ("Line", ""),
     Look.CHECKER: ("Fields", ""),
 }
-ROWS_SHOWN = 5
+ROWS_SHOWN = 4
 FEWEST_LANDMARKS = 3
-PENDING = QColor(255, 122, 0)
+PENDING, CURSOR = QColor(255, 122, 0), QColor(255, 212, 0)
+LOUPE_HEIGHT = 150
+RGB = QImage.Format.Format_RGB888
 
 
 class LookBox(QWidget):
@@ -140,15 +143,55 @@ class LookBox(QWidget):
 
 def cell_um(share: float) -> float:
     """Side of a chequerboard's field in µm; each step of the slider the same factor."""
-    exact = SMALLEST_CELL_UM * (LARGEST_CELL_UM / SMALLEST_CELL_UM) ** share
+    exact: float = SMALLEST_CELL_UM * (LARGEST_CELL_UM / SMALLEST_CELL_UM) ** share
     digits = 1 - math.floor(math.log10(exact))
-    return round(exact, digits)
+    return float(round(exact, digits))
 
 
 def cell_share(side_um: float) -> float:
     """Where the slider stands for a side of a field."""
     side = min(max(side_um, SMALLEST_CELL_UM), LARGEST_CELL_UM)
     return math.log(side / SMALLEST_CELL_UM) / math.log(LARGEST_CELL_UM / SMALLEST_CELL_UM)
+
+
+class Loupe(QLabel):
+    """The other slide at the place under the mouse, with its expected error as a ring."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setFixedHeight(LOUPE_HEIGHT)
+        self.setMinimumWidth(120)
+        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.setWordWrap(True)
+        self.setToolTip("The other slide at the place under the mouse, as large as on the screen")
+        self.show_nothing()
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Width and height there is for a picture."""
+        return max(self.width(), 1), LOUPE_HEIGHT
+
+    def show_nothing(self) -> None:
+        """There is nothing under the mouse."""
+        self.setText("Move the mouse over the tissue.")
+
+    def show_picture(self, rgb: NDArray[np.uint8], ring_px: float) -> None:
+        """A picture (h, w, 3), its middle in a ring of that radius in px; none below 3."""
+        height, width = rgb.shape[:2]
+        image = QImage(np.ascontiguousarray(rgb).data, width, height, 3 * width, RGB)
+        pixmap = QPixmap.fromImage(image)
+        painter = QPainter(pixmap)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        x, y = width // 2, height // 2
+        for color, thick in ((QColor(0, 0, 0), 4), (CURSOR, 2)):
+            painter.setPen(QPen(color, thick))
+            painter.drawPoint(x, y)
+            if np.isfinite(ring_px) and ring_px >= 3:
+                painter.drawEllipse(
+                    x - round(ring_px), y - round(ring_px), *[round(2 * ring_px)] * 2
+                )
+        painter.end()
+        self.setPixmap(pixmap)
 
 
 class LandmarkBox(QWidget):
@@ -200,7 +243,7 @@ class LandmarkBox(QWidget):
         self.table.blockSignals(True)
         self.table.setRowCount(len(marks.items))
         for i, mark in enumerate(marks.items):
-            miss = "–" if np.isnan(misses_um[i]) else f"{misses_um[i]:.1f} µm"
+            miss = "–" if np.isnan(misses_um[i]) else um_words(misses_um[i])
             wanted = "IHC" if mark.ihc is None else "H&E"
             texts = (str(i + 1), "on both slides" if mark.whole else f"click the {wanted}", miss)
             for column, text in enumerate(texts):
@@ -276,9 +319,13 @@ class RegionBox(QWidget):
         self.box = short_combo("The layer with the drawn regions")
         self._layers: list[Any] = []
         self.ihc_button = QPushButton("H&E → IHC")
-        self.ihc_button.setToolTip("They were drawn on the H&E: show them on the IHC, as a new layer")
+        self.ihc_button.setToolTip(
+            "They were drawn on the H&E: show them on the IHC, as a new layer"
+        )
         self.he_button = QPushButton("IHC → H&E")
-        self.he_button.setToolTip("They were drawn on the IHC: show them on the H&E, as a new layer")
+        self.he_button.setToolTip(
+            "They were drawn on the IHC: show them on the H&E, as a new layer"
+        )
         self.said = wrapped_label("")
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)

@@ -23,7 +23,7 @@ from napari_celldetr.gui.landmarks import Landmarks, Side
 from napari_celldetr.gui.layers import AXES, Frame
 from napari_celldetr.gui.overlay import camera_of, canvas_size_of
 from napari_celldetr.gui.sources import VIEW_KEY, levels_of
-from napari_celldetr.gui.warped import WHOLE, Checker, Mask, Swipe, WarpedPyramid
+from napari_celldetr.gui.warped import WHOLE, Checker, Mask, Swipe, WarpedPyramid, around
 from napari_celldetr.pipeline.warp import Mover
 
 TRANSFORM_KEY = "celldetr_transform"
@@ -32,7 +32,8 @@ GAP = 0.04
 """Between slides that lie beside each other, of the IHC's width."""
 FILLED = 0.95
 VEIL_COLOR = (0.25, 0.25, 0.25, 1.0)
-CROSS_PX, MARK_PX = 22, 14
+DOT_PX, RING_PX, LINE_PX = 5, 18, 2
+"""Screen px of a place's dot, and of the ring around it; a cursor's ring is never smaller."""
 CURSOR_COLOR = "#ffd400"
 MARK_COLOR, HALF_COLOR = "#00c8ff", "#ff7a00"
 VEIL_NAME, CURSOR_NAME, MARKS_NAME = (
@@ -42,6 +43,7 @@ VEIL_NAME, CURSOR_NAME, MARKS_NAME = (
 )
 
 Floats = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
 
 
 class Look(StrEnum):
@@ -87,6 +89,7 @@ class AlignView:
         self.marks = Landmarks()
         self.opacity, self.seam, self.cell_um = 0.5, 0.5, 500.0
         self._eyes: tuple[bool, bool] | None = None
+        self._zoom = 0.0
         self._pyramid: WarpedPyramid | None = None
         self._picture: Any = None
         self._veil: Any = None
@@ -117,9 +120,7 @@ class AlignView:
             left = ihc.translate[1] - _extent(self.he)[1] - self._gap
             return replace(Frame.of_layer(self.he), translate=(ihc.translate[0], left))
         right = (self._pyramid.origin[0] + self._pyramid.extent[0]) * ihc.scale[1]
-        return replace(
-            ihc, translate=(ihc.translate[0], ihc.translate[1] - right - self._gap)
-        )
+        return replace(ihc, translate=(ihc.translate[0], ihc.translate[1] - right - self._gap))
 
     @property
     def _gap(self) -> float:
@@ -274,7 +275,7 @@ class AlignView:
             mpp = transform.ihc.mpp
             return Checker((self.cell_um / mpp[0], self.cell_um / mpp[1]))
         camera = camera_of(self.viewer)
-        height, width = canvas_size_of(self.viewer)
+        width = canvas_size_of(self.viewer)[1]
         x = float(camera.center[-1]) + (self.seam - 0.5) * width / camera.zoom
         frame = Frame.of_layer(self.ihc)
         at = frame.from_world(np.array([[0.0, x]]))[0, 0]
@@ -295,9 +296,13 @@ class AlignView:
             self._show_picture()
 
     def follow_camera(self) -> None:
-        """Keep the seam where it is on the screen."""
+        """Keep the seam where it is on the screen, and landmarks as large as they are."""
         if self.is_shown and self.look is Look.SWIPE:
             self._show_picture()
+        zoom = float(camera_of(self.viewer).zoom)
+        if zoom != self._zoom:
+            self._zoom = zoom
+            self._fit_marks()
 
     def set_limit(self, limit_um: float) -> None:
         """Another limit of the error; acts at once."""
@@ -336,6 +341,20 @@ class AlignView:
 
     # Cursor and landmarks ---------------------------------------------------------------
 
+    def other_slide(self, here: Here, size: tuple[int, int]) -> Bytes | None:
+        """The other slide around a place, (h, w, 3) for a `size` (w, h), at the screen's zoom.
+
+        Over the H&E that is the IHC, elsewhere the H&E, turned as the IHC lies. None without one.
+        """
+        if self._pyramid is None or here.ihc is None or self.look is Look.PLAIN:
+            return None
+        frame = Frame.of_layer(self.ihc)
+        step = 1 / (camera_of(self.viewer).zoom * frame.scale[1])
+        if here.sides == ("he",):
+            return around(levels_of(self.ihc), here.ihc, step, size)
+        x, y = (v - o for v, o in zip(here.ihc, self._pyramid.origin, strict=True))
+        return around(self._pyramid.unmasked, (x, y), step, size, width=self._pyramid.extent[0])
+
     def show_cursor(self, here: Here | None) -> None:
         """Show a place on the other slide, in a ring as wide as its expected error."""
         other = None if here is None or self.transform is None else self._other(here)
@@ -350,13 +369,13 @@ class AlignView:
         assert here is not None
         error = here.error_um or 0.0
         ring = 2 * error if np.isfinite(error) else 0.0
-        cross = CROSS_PX / camera_of(self.viewer).zoom
-        is_new = len(layer.data) != 3
-        layer.data = np.array([world] * 3)
+        pixel = 1 / camera_of(self.viewer).zoom
+        is_new = len(layer.data) != 2
+        layer.data = np.array([world, world])
         if is_new:
-            layer.symbol = ["hbar", "vbar", "disc"]
-            layer.face_color = [CURSOR_COLOR, CURSOR_COLOR, "transparent"]
-        layer.size = [cross, cross, max(ring, cross / 4)]
+            layer.face_color = [CURSOR_COLOR, "transparent"]
+        layer.size = [DOT_PX * pixel, max(ring, RING_PX * pixel)]
+        layer.border_width = [0.0, LINE_PX * pixel]
 
     def _other(self, here: Here) -> Floats | None:
         if here.sides == ("he",):
@@ -377,22 +396,30 @@ class AlignView:
         layer.data = places
         if not len(places):
             return
-        layer.symbol = ["hbar", "vbar"] * (len(places) // 2)
-        layer.face_color = [MARK_COLOR if w else HALF_COLOR for w in whole]
-        layer.border_color = [MARK_COLOR if w else HALF_COLOR for w in whole]
-        layer.size = MARK_PX / camera_of(self.viewer).zoom
+        colors = [MARK_COLOR if w else HALF_COLOR for w in whole]
+        layer.face_color = [c if i % 2 else "transparent" for i, c in enumerate(colors)]
+        layer.border_color = colors
+        self._fit_marks()
         layer.features = {"number": numbers}
         layer.text = {
             "string": "{number}",
-            "size": 13,
+            "size": 11,
             "color": MARK_COLOR,
             "anchor": "upper_left",
         }
 
+    def _fit_marks(self) -> None:
+        """As large on the screen as ever."""
+        layer, zoom = self._points, camera_of(self.viewer).zoom
+        if self._there(layer) and len(layer.data):
+            count = len(layer.data) // 2
+            layer.size = np.array([RING_PX, DOT_PX] * count) / zoom
+            layer.border_width = np.array([LINE_PX, 0.0] * count) / zoom
+
     def _mark_places(self) -> tuple[Floats, list[str], list[bool]]:
         """World places (N, 2), number of each, and whether its landmark is finished.
 
-        Each place comes twice: for the two bars of its cross, one of which has the number.
+        Each place comes twice: for a ring, which has the number, and the dot in it.
         """
         places: list[Floats] = []
         numbers: list[str] = []
@@ -423,8 +450,9 @@ class AlignView:
             name=name,
             face_color=color,
             border_color=color,
-            border_width=0.08,
-            canvas_size_limits=(9, 10_000),
+            border_width=0.0,
+            border_width_is_relative=False,
+            canvas_size_limits=(DOT_PX, 10_000),
             units=Frame.of_layer(self.ihc).units,
             axis_labels=AXES,
         )

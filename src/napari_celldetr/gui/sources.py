@@ -26,7 +26,7 @@ HASHED_BYTES = 256 * 2**20
 
 
 def is_slide_layer(layer: Any) -> bool:
-    """Whether cells can be looked for in a layer: a two-dimensional RGB image, and no view of one."""
+    """Whether cells can be looked for in a layer: a flat RGB image that is no view of another."""
     is_picture = isinstance(layer, Image) and bool(layer.rgb) and layer.ndim == 2
     return is_picture and VIEW_KEY not in layer.metadata
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,7 +77,7 @@ class Checker:
 
     def cut(self, rgba: Bytes, x: Floats, y: Floats) -> None:
         """Clear every other field."""
-        column, row = (np.floor(v / s).astype(np.int64) for v, s in zip((x, y), self.side))
+        column, row = (np.floor(v / s).astype(np.int64) for v, s in zip((x, y), self.side, strict=True))
         rgba[..., 3][(row[:, None] + column[None, :]) % 2 == 1] = 0
 
 
@@ -95,8 +96,9 @@ class WarpedPyramid:
 
     Attributes
     ----------
-    levels : list of WarpedLevel
-        RGBA uint8, finest first; nothing (alpha 0) where the source does not reach.
+    levels, unmasked : list of WarpedLevel
+        RGBA uint8, finest first; nothing (alpha 0) where the source does not reach. The latter
+        without the mask.
     origin, extent : (x, y)
         What the levels cover, level-0 px of the target: its frame and all of the source.
     factor : float
@@ -122,6 +124,7 @@ class WarpedPyramid:
         while max(sizes[-1]) > SMALL_ENOUGH_PX or len(sizes) < 2:
             sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
         self.levels = [WarpedLevel(self, i, size) for i, size in enumerate(sizes)]
+        self.unmasked = [WarpedLevel(self, i, s, masked=False) for i, s in enumerate(sizes)]
 
     def _covered(self, mover: Mover) -> tuple[Floats, Floats]:
         """The target's frame, and where the source's rim lies, but no further than LARGEST."""
@@ -160,8 +163,8 @@ class WarpedPyramid:
         picture, places = found
         mesh = [
             ((x0, y0, x1, y1), tuple(np.concatenate(_corners(places, i, j)).tolist()))
-            for j, (y0, y1) in enumerate(zip(ys.tolist(), ys.tolist()[1:]))
-            for i, (x0, x1) in enumerate(zip(xs.tolist(), xs.tolist()[1:]))
+            for j, (y0, y1) in enumerate(pairwise(ys.tolist()))
+            for i, (x0, x1) in enumerate(pairwise(xs.tolist()))
         ]
         bent = picture.transform(
             (width, height), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
@@ -215,15 +218,17 @@ class WarpedLevel:
     dtype = np.dtype(np.uint8)
     ndim = 3
 
-    def __init__(self, pyramid: WarpedPyramid, level: int, size: tuple[int, int]) -> None:
-        self._pyramid, self._level = pyramid, level
+    def __init__(
+        self, pyramid: WarpedPyramid, level: int, size: tuple[int, int], *, masked: bool = True
+    ) -> None:
+        self._pyramid, self._level, self._masked = pyramid, level, masked
         self.size_px = size
         self.shape = (size[1], size[0], 4)
         self.size = size[0] * size[1] * 4
 
     def __getitem__(self, key: Any) -> Bytes:
         keys = key if isinstance(key, tuple) else (key,)
-        ys, xs, channels = (*keys, *[slice(None)] * (3 - len(keys)))
+        ys, xs, channels = [*keys, *[slice(None)] * (3 - len(keys))]
         (y0, y1, _), (x0, x1, _) = ys.indices(self.shape[0]), xs.indices(self.shape[1])
         out = np.zeros((max(y1 - y0, 0), max(x1 - x0, 0), 4), np.uint8)
         places = [
@@ -231,7 +236,7 @@ class WarpedLevel:
             for row in range(y0 // CHUNK_PX, -(-y1 // CHUNK_PX))
             for column in range(x0 // CHUNK_PX, -(-x1 // CHUNK_PX))
         ]
-        for (column, row), chunk in zip(places, self._chunks(places)):
+        for (column, row), chunk in zip(places, self._chunks(places), strict=True):
             left, top = column * CHUNK_PX, row * CHUNK_PX
             ya, yb = max(y0, top), min(y1, top + chunk.shape[0])
             xa, xb = max(x0, left), min(x1, left + chunk.shape[1])
@@ -241,7 +246,8 @@ class WarpedLevel:
         step, origin = self._pyramid.step(self._level), self._pyramid.origin
         x = (np.arange(x0, x1) + 0.5) * step[0] + origin[0]
         y = (np.arange(y0, y1) + 0.5) * step[1] + origin[1]
-        self._pyramid.mask.cut(out, x, y)
+        if self._masked:
+            self._pyramid.mask.cut(out, x, y)
         return out[:, :, channels]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -253,3 +259,36 @@ class WarpedLevel:
             return [make(self._level, *p) for p in places]
         with ThreadPoolExecutor(THREADS, "celldetr-warped") as pool:
             return list(pool.map(lambda p: make(self._level, *p), places))
+
+
+def around(
+    levels: Sequence[Any],
+    centre: tuple[float, float],
+    step: float,
+    size: tuple[int, int],
+    *,
+    width: float | None = None,
+) -> Bytes:
+    """A picture (h, w, 3) of `size` (w, h) around a place, glass-coloured beyond the slide.
+
+    `centre` (x, y) and `step`, what a pixel of the picture is wide, are in level-0 px, of which
+    the levels (finest first) span `width`; None means as many as the first one has.
+    """
+    full = width or levels[0].shape[1]
+    scales = [full / level.shape[1] for level in levels]
+    fit = [i for i, scale in enumerate(scales) if scale <= step * LEVEL_SLACK] or [0]
+    level, scale = levels[fit[-1]], scales[fit[-1]]
+    half = np.array(size) * step / scale / 2
+    middle = np.array(centre) / scale
+    low, high = np.floor(middle - half).astype(int), np.ceil(middle + half).astype(int)
+    high = np.maximum(high, low + 1)
+    out = np.full((high[1] - low[1], high[0] - low[0], 3), 244, np.uint8)
+    ends = np.array([level.shape[1], level.shape[0]])
+    start, stop = np.clip(low, 0, ends), np.clip(high, 0, ends)
+    if (stop > start).all():
+        part = to_rgb(np.asarray(level[start[1] : stop[1], start[0] : stop[0]]))
+        (x, y), (h, w) = start - low, part.shape[:2]
+        out[y : y + h, x : x + w] = part
+    box = (*(middle - half - low).tolist(), *(middle + half - low).tolist())
+    found = Image.fromarray(out).resize(size, Image.Resampling.BILINEAR, box=box)
+    return np.array(found)
