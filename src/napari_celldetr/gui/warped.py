@@ -77,7 +77,8 @@ class Checker:
 
     def cut(self, rgba: Bytes, x: Floats, y: Floats) -> None:
         """Clear every other field."""
-        column, row = (np.floor(v / s).astype(np.int64) for v, s in zip((x, y), self.side, strict=True))
+        column = np.floor(x / self.side[0]).astype(np.int64)
+        row = np.floor(y / self.side[1]).astype(np.int64)
         rgba[..., 3][(row[:, None] + column[None, :]) % 2 == 1] = 0
 
 
@@ -227,8 +228,8 @@ class WarpedLevel:
         self.size = size[0] * size[1] * 4
 
     def __getitem__(self, key: Any) -> Bytes:
-        keys = key if isinstance(key, tuple) else (key,)
-        ys, xs, channels = [*keys, *[slice(None)] * (3 - len(keys))]
+        keys = list(key) if isinstance(key, tuple) else [key]
+        ys, xs, channels = keys + [slice(None)] * (3 - len(keys))
         (y0, y1, _), (x0, x1, _) = ys.indices(self.shape[0]), xs.indices(self.shape[1])
         out = np.zeros((max(y1 - y0, 0), max(x1 - x0, 0), 4), np.uint8)
         places = [
