@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,10 @@ class AlignDock(Dock):
         self._pointer: tuple[float, ...] = ()
         self._build()
         self._connect()
-        collector.begin(self)
+        # A window may go without a word: the collector must not wait for it.
+        self._open_slides = object()
+        collector.begin(self._open_slides)
+        self.destroyed.connect(partial(_end_collecting, self._open_slides))
         self.he_box.list_slides()
         self.ihc_box.list_slides()
         self._suggest()
@@ -268,7 +272,7 @@ class AlignDock(Dock):
         self.ihc_box.let_go()
         if view is not None:
             view.leave()
-        collector.end(self)
+        collector.end(self._open_slides)
 
     # Slides -----------------------------------------------------------------------------
 
@@ -713,6 +717,10 @@ class AlignDock(Dock):
         self._begin(f"Reading {Path(path).name}…")
         source = Path(path)
         self.runner.start(lambda: load_job(request, source, physical))
+
+
+def _end_collecting(owner: object, *_: object) -> None:
+    collector.end(owner)
 
 
 @contextmanager
