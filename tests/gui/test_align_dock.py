@@ -19,7 +19,7 @@ from napari_celldetr.pipeline.transform_file import read_transform, write_transf
 from napari_celldetr.slides.synthetic_pair import PairSettings, make_pair
 
 SETTINGS = PairSettings(
-    size_um=(1600.0, 1300.0), mpp=(2.0, 2.0), shift_um=60.0, angle_deg=75.0, flip=False, scale=1.0
+    size_um=(1200.0, 1000.0), mpp=(2.0, 2.0), shift_um=60.0, angle_deg=75.0, flip=False, scale=1.0
 )
 PICTURE = "H&E on IHC · he.svs"
 
@@ -305,7 +305,7 @@ def test_cancel_leaves_everything_as_it_was(open_pair, slow_job, qtbot, notes):
     no_threads(qtbot)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), MemoryError(), ValueError()])
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), MemoryError()])
 def test_whatever_happens_is_told(open_pair, monkeypatch, qtbot, notes, error):
     def broken(*args, **kwargs):
         yield Progress(0, 12, "affine (stages)")
@@ -337,7 +337,7 @@ def test_a_slide_removed_mid_run(open_pair, slow_job, qtbot, notes, what):
     no_threads(qtbot)
 
 
-@pytest.mark.parametrize("what", ["he.svs", "ihc.svs", PICTURE, VEIL_NAME, "all"])
+@pytest.mark.parametrize("what", ["he.svs", PICTURE, VEIL_NAME, "all"])
 def test_layers_removed_after_aligning(known, what, qtbot):
     viewer, dock = known
     if what == "all":
@@ -359,7 +359,7 @@ def test_layers_removed_after_aligning(known, what, qtbot):
         assert not dock.save_button.isEnabled()
 
 
-@pytest.mark.parametrize("repeat", range(4))
+@pytest.mark.parametrize("repeat", range(3))
 def test_the_viewer_closed_mid_run(open_pair, slow_job, qtbot, notes, repeat):
     viewer, dock = open_pair(*pictures())
     if repeat % 2:
@@ -549,18 +549,16 @@ def test_regions_come_back_from_the_ihc(known, notes):
         assert np.hypot(*(told - corner).T).min() < 0.01
 
 
-@pytest.mark.parametrize("look", [Look.BLEND, Look.SWIPE, Look.CHECKER])
-def test_regions_are_not_guessed_from_a_view_with_both_slides(known, notes, look):
+def test_regions_are_not_guessed_where_they_could_be_on_either_slide(known, notes):
     viewer, dock = known
-    viewer.add_shapes([[[10, 10], [10, 60], [60, 60]]], shape_type="polygon", name="A")
-    dock.show_look(look)
-    dock.carry(inverse=False)
-    assert "A · from H&E" not in names(viewer)
-    assert "Side by side" in notes[-1]
-
-
-def test_regions_beside_must_lie_on_the_right_slide(known, notes):
-    viewer, dock = known
+    viewer.add_shapes([[[10, 10], [10, 60], [60, 60]]], shape_type="polygon", name="B")
+    for count, look in enumerate((Look.BLEND, Look.SWIPE, Look.CHECKER), 1):
+        dock.show_look(look)
+        dock.carry(inverse=False)
+        assert "B · from H&E" not in names(viewer)
+        assert "Side by side" in notes[-1]
+        assert len(notes) == count
+    # Beside each other they must lie on the slide they are carried from.
     dock.show_look(Look.BESIDE)
     on_ihc = dock.view.world_of_ihc(np.array([[100.0, 100.0], [200.0, 100.0], [200.0, 200.0]]))
     viewer.add_shapes([on_ihc], shape_type="polygon", name="A")

@@ -736,7 +736,7 @@ def _mpp_row(form: Any, text: str) -> tuple[QLabel, QDoubleSpinBox]:
     label, spin = QLabel(text), QDoubleSpinBox()
     spin.setDecimals(4)
     spin.setSingleStep(0.01)
-    spin.setRange(0.0, 20.0)
+    spin.setRange(0.0, 2.0)
     spin.setSpecialValueText("please enter")
     spin.setSuffix(" µm/px")
     spin.setToolTip(
