@@ -26,7 +26,9 @@ from napari_celldetr.slides.tile_cache import TileCache
 CHUNK_PX = 512
 MESH_PX = 32
 CACHE_BYTES = 256 * 2**20
-SMALL_ENOUGH_PX = 768
+SMALL_ENOUGH_PX = 64
+"""napari keeps the coarsest level as it was first handed out, whatever the mask is later: it must
+be one that nobody looks at."""
 LEVEL_SLACK = 1.01
 SPARE_PX = 2
 RIM_POINTS = 65
@@ -122,7 +124,7 @@ class WarpedPyramid:
         self.origin = int(low[0]), int(low[1])
         self.extent = int(high[0] - low[0]), int(high[1] - low[1])
         sizes = [(self.extent[0] * finer, self.extent[1] * finer)]
-        while max(sizes[-1]) > SMALL_ENOUGH_PX or len(sizes) < 2:
+        while max(sizes[-1]) > SMALL_ENOUGH_PX:
             sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
         self.levels = [WarpedLevel(self, i, size) for i, size in enumerate(sizes)]
         self.unmasked = [WarpedLevel(self, i, s, masked=False) for i, s in enumerate(sizes)]
