@@ -450,7 +450,7 @@ def test_the_seam_is_seen_at_every_zoom(open_pair, notes):
         row = viewer.screenshot(flash=False)
         row = row[row.shape[0] // 2, :, :3].max(axis=1)
         left, right = row[len(row) // 2 - 20], row[len(row) // 2 + 20]
-        assert (left, right) == (0, 255)
+        assert (left, right) == (0, 255), zoom
 
 
 def test_the_seam_stays_on_the_screen(known, qtbot):
@@ -554,7 +554,9 @@ def test_each_landmark_says_what_the_alignment_misses_it_by(known):
 def test_regions_come_back_from_the_ihc(known, notes):
     viewer, dock = known
     ring = np.array([[300.0, 200.0], [420.0, 200.0], [420.0, 300.0]])
-    viewer.add_shapes([dock.view.world_of_ihc(ring)], shape_type="polygon", name="DCIS")
+    viewer.add_shapes(
+        [dock.view.world_of_ihc(ring)], shape_type="polygon", name="DCIS", units=("um", "um")
+    )
     dock.carry(inverse=True)
     made = viewer.layers["DCIS · from IHC"]
     assert dock.look_box.look is Look.HE
@@ -567,17 +569,22 @@ def test_regions_come_back_from_the_ihc(known, notes):
 
 def test_regions_are_not_guessed_where_they_could_be_on_either_slide(known, notes):
     viewer, dock = known
-    viewer.add_shapes([[[10, 10], [10, 60], [60, 60]]], shape_type="polygon", name="B")
+    dock.draw_regions()
+    drawn = viewer.layers["Regions"]
+    assert viewer.layers.selection.active == drawn
+    assert str(drawn.mode) == "add_polygon"
+    drawn.add_polygons([[10, 10], [10, 60], [60, 60]])
     for count, look in enumerate((Look.BLEND, Look.SWIPE, Look.CHECKER), 1):
         dock.show_look(look)
         dock.carry(inverse=False)
-        assert "B · from H&E" not in names(viewer)
+        assert "Regions · from H&E" not in names(viewer)
         assert "Side by side" in notes[-1]
         assert len(notes) == count
     # Beside each other they must lie on the slide they are carried from.
     dock.show_look(Look.BESIDE)
     on_ihc = dock.view.world_of_ihc(np.array([[100.0, 100.0], [200.0, 100.0], [200.0, 200.0]]))
-    viewer.add_shapes([on_ihc], shape_type="polygon", name="A")
+    viewer.add_shapes([on_ihc], shape_type="polygon", name="A", units=("um", "um"))
+    assert dock.region_box.layer.name == "A"
     dock.carry(inverse=False)
     assert "other slide" in notes[-1]
     dock.carry(inverse=True)

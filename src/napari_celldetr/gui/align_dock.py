@@ -52,10 +52,10 @@ from napari_celldetr.gui.align_words import (
     share_words,
     step_words,
 )
-from napari_celldetr.gui.carry import Reading, carry_regions
+from napari_celldetr.gui.carry import KEPT_COLOR, LINE_PX, Reading, carry_regions
 from napari_celldetr.gui.form import ConfigForm
 from napari_celldetr.gui.landmarks import Landmarks, read_landmarks, write_landmarks
-from napari_celldetr.gui.layers import Frame
+from napari_celldetr.gui.layers import AXES, Frame
 from napari_celldetr.gui.overlay import camera_of
 from napari_celldetr.gui.panel import Dock, JobRunner, RunBar
 from napari_celldetr.gui.parts import (
@@ -236,6 +236,7 @@ class AlignDock(Dock):
         marks.align_button.clicked.connect(lambda: self.run(with_landmarks=True))
         marks.save_button.clicked.connect(self._ask_save_landmarks)
         marks.load_button.clicked.connect(self._ask_load_landmarks)
+        self.region_box.wanted.connect(self.draw_regions)
         self.region_box.to_ihc.connect(lambda: self.carry(inverse=False))
         self.region_box.to_he.connect(lambda: self.carry(inverse=True))
         self.save_button.clicked.connect(self._ask_save)
@@ -632,6 +633,25 @@ class AlignDock(Dock):
         shapes = [layer for layer in self.viewer.layers if isinstance(layer, Shapes)]
         aligned = self.view is not None and self.view.transform is not None
         self.region_box.show_layers(shapes, aligned=aligned)
+
+    def draw_regions(self) -> None:
+        """A new layer in which the mouse draws regions."""
+        view = self.view
+        if view is None:
+            return
+        self.landmark_box.set_button.setChecked(False)
+        layer = Shapes(
+            ndim=2,
+            name="Regions",
+            edge_color=KEPT_COLOR,
+            face_color="transparent",
+            edge_width=LINE_PX / camera_of(self.viewer).zoom,
+            units=Frame.of_layer(view.ihc).units,
+            axis_labels=AXES,
+        )
+        self.viewer.add_layer(layer)
+        self.viewer.layers.selection.active = layer
+        layer.mode = "add_polygon"
 
     def carry(self, *, inverse: bool) -> None:
         """Carry the chosen layer's regions to the other slide, as a new layer."""

@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
 
 from napari_celldetr.gui.align_view import NEEDS_TRANSFORM, Look
 from napari_celldetr.gui.align_words import um_words
+from napari_celldetr.gui.carry import CARRIED_KEY
 from napari_celldetr.gui.landmarks import Landmarks
 from napari_celldetr.gui.parts import keep_lines, narrow_form, short_combo, wrapped_label
 
@@ -313,6 +314,7 @@ class RegionBox(QWidget):
 
     to_ihc = Signal()
     to_he = Signal()
+    wanted = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -329,10 +331,16 @@ class RegionBox(QWidget):
         self.said = wrapped_label("")
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
-        grid.addWidget(self.box, 0, 0, 1, 2)
+        self.draw_button = QPushButton("Draw")
+        self.draw_button.setToolTip("A new layer, in which the mouse draws a region")
+        row = QHBoxLayout()
+        row.addWidget(self.box, 1)
+        row.addWidget(self.draw_button)
+        grid.addLayout(row, 0, 0, 1, 2)
         grid.addWidget(self.ihc_button, 1, 0)
         grid.addWidget(self.he_button, 1, 1)
         grid.addWidget(self.said, 2, 0, 1, 2)
+        self.draw_button.clicked.connect(self.wanted)
         self.ihc_button.clicked.connect(self.to_ihc)
         self.he_button.clicked.connect(self.to_he)
         self.show_layers([], aligned=False)
@@ -344,19 +352,24 @@ class RegionBox(QWidget):
         return self._layers[index] if 0 <= index < len(self._layers) else None
 
     def show_layers(self, layers: list[Any], *, aligned: bool) -> None:
-        """The layers there are to choose from; the chosen one stays, else the newest is taken."""
-        now = self.layer
+        """The layers there are to choose from: a newly drawn one is chosen, else it stays."""
+        now, before = self.layer, self._layers
         same = [i for i, layer in enumerate(layers) if now is not None and layer == now]
+        fresh = [
+            i
+            for i, layer in enumerate(layers)
+            if layer not in before and CARRIED_KEY not in layer.metadata
+        ]
         self._layers = layers
         self.box.clear()
         self.box.addItems([layer.name for layer in layers])
-        self.box.setCurrentIndex(same[0] if same else len(layers) - 1)
+        self.box.setCurrentIndex([len(layers) - 1, *same, *fresh][-1])
         for button in (self.ihc_button, self.he_button):
             button.setEnabled(aligned and bool(layers))
         if not aligned:
             self.say("Align the slides first.")
         elif not layers:
-            self.say("Draw a region on either slide in a Shapes layer.")
+            self.say("Press Draw and click around a region on either slide.")
         elif now is None:
             self.say("")
 

@@ -431,7 +431,8 @@ class AlignView:
             if mark.ihc is not None and self.look is not Look.HE:
                 shown.append(self.world_of_ihc(np.array([mark.ihc]))[0])
             places += [place for place in shown for _ in range(2)]
-            numbers += [str(number), ""] * len(shown)
+            # Beside the ring, not in it.
+            numbers += [f"   {number}", ""] * len(shown)
             whole += [mark.whole] * 2 * len(shown)
         return np.array(places).reshape(-1, 2), numbers, whole
 
