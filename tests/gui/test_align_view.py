@@ -233,6 +233,16 @@ def test_layers_the_user_removed_come_back_with_the_next_look(pair, view):
     assert {"H&E on IHC · he.svs", VEIL_NAME, MARKS_NAME} <= names
 
 
+def test_layers_of_the_user_stay_above_the_pictures(pair, view):
+    viewer = pair[0]
+    viewer.add_points(np.zeros((1, 2)), name="cells")
+    view.show(Look.BESIDE)
+    view.show_marks(Landmarks.of([((120.0, 80.0), (400.0, 100.0))]))
+    view.take(known_alignment())
+    expected = ["he.svs", "ihc.svs", "H&E beside IHC · he.svs", VEIL_NAME, "cells", MARKS_NAME]
+    assert [layer.name for layer in viewer.layers] == expected
+
+
 def test_adding_layers_leaves_the_selection_alone(pair, view):
     viewer, he, _ = pair
     viewer.layers.selection.active = he

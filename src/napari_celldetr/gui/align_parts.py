@@ -320,11 +320,11 @@ class RegionBox(QWidget):
         super().__init__(parent)
         self.box = short_combo("The layer with the drawn regions")
         self._layers: list[Any] = []
-        self.ihc_button = QPushButton("H&E → IHC")
+        self.ihc_button = QPushButton("H&&E → IHC")
         self.ihc_button.setToolTip(
             "They were drawn on the H&E: show them on the IHC, as a new layer"
         )
-        self.he_button = QPushButton("IHC → H&E")
+        self.he_button = QPushButton("IHC → H&&E")
         self.he_button.setToolTip(
             "They were drawn on the IHC: show them on the H&E, as a new layer"
         )

@@ -226,7 +226,7 @@ class AlignView:
             self._pyramid = WarpedPyramid(levels_of(self.he), Mover(self.transform))
         if not self._there(self._picture):
             self._picture = self._new_picture()
-            self._add(self._picture)
+            self._add(self._picture, above=(self.he, self.ihc))
         layer, frame = self._picture, self.he_frame
         pyramid = self._pyramid
         placed = frame if pyramid is None else _placed(frame, pyramid)
@@ -335,7 +335,7 @@ class AlignView:
                 metadata={TRANSFORM_KEY: self.aligned.transform},
                 **frame.raster_options(self.aligned.veil.factor),
             )
-            self._add(self._veil)
+            self._add(self._veil, above=(self.he, self.ihc, self._picture))
             self._veil.editable = False
         self._veil.visible = self.look is not Look.HE
 
@@ -463,10 +463,15 @@ class AlignView:
     def _there(self, layer: Any) -> bool:
         return layer is not None and layer in self.viewer.layers
 
-    def _add(self, layer: Any) -> None:
-        """Add without taking the selection away from the user's layer."""
-        before = list(self.viewer.layers.selection)
+    def _add(self, layer: Any, *, above: Sequence[Any] = ()) -> None:
+        """Add on top, or just above some layers, without taking the selection away."""
+        layers = self.viewer.layers
+        before = list(layers.selection)
         self.viewer.add_layer(layer)
+        if above:
+            # Cells and regions of the user stay above the pictures.
+            lower = [layers.index(la) for la in above if self._there(la)]
+            layers.move(layers.index(layer), max(lower, default=-1) + 1)
         kept = [la for la in before if la in self.viewer.layers]
         if kept:
             self.viewer.layers.selection = kept
