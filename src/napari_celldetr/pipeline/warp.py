@@ -241,7 +241,7 @@ def carry_outline(
     `inverse` goes from the IHC slide to the H&E slide. A ring must end where it begins.
     """
     mover = Mover(transform, inverse)
-    line = _denser(np.asarray(corners, np.float64).reshape(-1, 2))
+    line = denser(np.asarray(corners, np.float64).reshape(-1, 2))
     after = mover.move(line)
     errors, excluded = mover.errors(line, after)
     return Outline(after, float(errors.max(initial=0.0)), bool(excluded.mean() > 0.5))
