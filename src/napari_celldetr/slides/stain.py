@@ -67,9 +67,13 @@ def unmix(
     return amounts
 
 
-def dab_od(rgb: NDArray[np.uint8], white: float | tuple[float, ...] = 255) -> Floats:
+def dab_od(
+    rgb: NDArray[np.uint8],
+    white: float | tuple[float, ...] = 255,
+    vectors: NDArray[np.float64] = H_DAB,
+) -> Floats:
     """DAB optical density (…) of H-DAB colours (…, 3)."""
-    column = np.linalg.inv(H_DAB)[:, 1].astype(np.float32)
+    column = np.linalg.inv(vectors)[:, 1].astype(np.float32)
     amounts: Floats = optical_density(rgb, white) @ column
     return amounts
 

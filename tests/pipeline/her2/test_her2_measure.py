@@ -10,11 +10,13 @@ from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.measure import measure_cells
 from napari_celldetr.pipeline.her2.membrane import judge, read_bands
 from napari_celldetr.pipeline.her2.outline import draw_outlines
+from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.stain import dab_od
 from napari_celldetr.slides.synthetic_her2 import make_her2_slide
 
 SIDE = 2200
+TRUE = SlideStain(white=(244.0,) * 3)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def generated(tmp_path_factory):
     mix = {Pattern.COMPLETE_INTENSE: 0.2, Pattern.FAINT_INCOMPLETE: 0.3}
     truth = make_her2_slide(path, mix, size=(SIDE, SIDE), seed=4)
     with open_slide(path) as slide:
-        yield slide, truth, drain(measure_cells(slide, truth.cells, white=244))
+        yield slide, truth, drain(measure_cells(slide, truth.cells, stain=TRUE))
 
 
 def test_tiles_make_no_difference(generated):
@@ -54,6 +56,15 @@ def test_cut_offs_act_on_what_was_read(generated):
     assert (
         found.table(Cutoffs(weak=0.02, moderate=0.05, intense=0.1)).class_ids == 3
     ).sum() > usual
+
+
+def test_the_slides_stain_is_what_is_measured_with(generated):
+    slide, truth, found = generated
+    twice = SlideStain(TRUE.white, gain=2.0)
+    doubled = drain(measure_cells(slide, truth.cells, stain=twice))
+    same = found.outlines.radii == doubled.outlines.radii
+    ratio = doubled.bands.band[same] / np.maximum(found.bands.band[same], 0.1)
+    assert np.median(ratio[found.bands.band[same] > 0.3]) == pytest.approx(2, abs=0.01)
 
 
 def test_no_cells_are_no_error(generated):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from napari_celldetr.core.her2.assessment import Assessment, JudgedCells, assess, maximum_rule
+from napari_celldetr.core.her2.exclusions import EXCLUSION_WORDS, Exclusion
 from napari_celldetr.core.her2.guideline import (
     GUIDELINE,
     Branch,
@@ -30,11 +31,13 @@ from napari_celldetr.core.her2.shares import (
 
 __all__ = [
     "CELL_CLASSES",
+    "EXCLUSION_WORDS",
     "GUIDELINE",
     "SCORES",
     "Assessment",
     "Branch",
     "Cutoffs",
+    "Exclusion",
     "JudgedCells",
     "Margin",
     "Minimum",

@@ -18,8 +18,8 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.membrane import Bands, Membranes, judge, read_bands
 from napari_celldetr.pipeline.her2.outline import NOBODY, Outlines, draw_outlines
+from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.slides.slide import Slide
-from napari_celldetr.slides.stain import dab_od
 
 FINEST_MPP = 0.25
 """Finer slides are read at this: a membrane is a micrometre wide."""
@@ -73,7 +73,7 @@ class Her2Cells:
 
 
 def measure_cells(
-    slide: Slide, cells: Detections, *, white: float | tuple[float, ...] = 255
+    slide: Slide, cells: Detections, *, stain: SlideStain | None = None
 ) -> Job[Her2Cells]:
     """Outline the cells of a slide and read their membranes.
 
@@ -83,8 +83,8 @@ def measure_cells(
         Open, with known pixel size.
     cells : Detections
         Nuclei, level-0 px.
-    white : level or (3,)
-        Colour of the slide's glass.
+    stain : SlideStain, optional
+        The slide's light and stains; without it white is 255 and the stains are the usual ones.
 
     Yields
     ------
@@ -96,6 +96,7 @@ def measure_cells(
     SlideError
         A tile cannot be read, or the pixel size is not known.
     """
+    stain = stain or SlideStain()
     scale = np.array(slide.known_mpp(), np.float64)
     mpp = max(FINEST_MPP, float(scale.mean()))
     centres = _centres(cells.boxes)
@@ -106,7 +107,7 @@ def measure_cells(
     parts = []
     yield Progress(0, len(corners), "reading membranes")
     for done, corner in enumerate(corners, start=1):
-        parts.append(_read_tile(slide, cells, index, corner * core, core, mpp, white))
+        parts.append(_read_tile(slide, cells, index, corner * core, core, mpp, stain))
         yield Progress(done, len(corners), "reading membranes")
     return _joined(cells, parts, mpp)
 
@@ -129,13 +130,13 @@ def _read_tile(
     corner: NDArray[np.float64],
     core: NDArray[np.float64],
     mpp: float,
-    white: Any,
+    stain: SlideStain,
 ) -> _Part:
     halo = HALO_UM / CORE_UM * core
     low = np.maximum(np.floor(corner - halo), 0).astype(int)
     high = np.minimum(np.ceil(corner + core + halo), slide.size).astype(int)
     region = Region(int(low[0]), int(low[1]), *(int(n) for n in high - low))
-    dab = dab_od(slide.read(region, mpp), white)
+    dab = stain.dab(slide.read(region, mpp))
     # The picture's own scale: its sides are whole pixels.
     step = (high - low) / np.array(dab.shape[::-1])
     near = np.sort(index.near(region))
