@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from napari_celldetr.slides.stain import H_DAB, Floats, dab_od
+from napari_celldetr.core.errors import DataError
+from napari_celldetr.core.her2 import Cutoffs
+from napari_celldetr.core.regions import Region
+from napari_celldetr.slides.slide import Slide
+from napari_celldetr.slides.stain import (
+    H_DAB,
+    Floats,
+    dab_od,
+    estimate_stains,
+    stain_vectors,
+    unmix,
+)
+from napari_celldetr.slides.tissue import find_tissue
 
 White = tuple[float, float, float]
+Rgb = NDArray[np.uint8]
 FULL_LIGHT: White = (255.0, 255.0, 255.0)
+
+OVERVIEW_UM = 4.0
+MOST_SIDE = 3072
+AWAY_UM = 12.0
+"""Glass is read this far from tissue: near it lies what has bled out of it."""
+GLASS_LOWEST, GLASS_SPREAD = 160, 24
+"""Darkest glass, and how far its channels may lie apart: scanners' whites are nearly grey."""
+LOWEST_WHITE = 200.0
+FEWEST_GLASS = 400
+"""Pixels of the overview, and at least `GLASS_SHARE` of it."""
+GLASS_SHARE = 0.002
+CROPPED_WHITE = 240.0
+"""Without glass in sight no less than this is taken, the usual value (Macenko et al., 2009)."""
+
+PATCH_UM, PATCHES, PATCH_MPP = 256.0, 24, 0.5
+LEAST_OD = 0.15
+"""A pixel with less of a stain says nothing of its colour."""
+STAIN_SHARE = 0.01
+"""Share of tissue pixels in which a stain must prevail to be estimated."""
+LEAST_TURN_DEG = 4.5
+"""Macenko's estimate is off by up to this where membranes lie over haematoxylin."""
+MOST_TURN_DEG = 15.0
+"""A stain farther from its usual colour is something else: pigment, another chromogen."""
+
+CONTROL_MPP, BLOCK_UM = 0.25, 512.0
+LEAST_CONTROL_UM2 = 2000.0
+"""Stained area that a control needs: the membranes of about a hundred cells."""
+STAINS = ("haematoxylin", "DAB")
+LOWEST_GAIN, HIGHEST_GAIN = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +77,222 @@ class SlideStain:
     gain: float = 1.0
     notes: tuple[str, ...] = ()
 
-    def dab(self, rgb: NDArray[np.uint8]) -> Floats:
+    def dab(self, rgb: Rgb) -> Floats:
         """DAB optical density (…) of colours (…, 3), gain applied."""
         return np.asarray(dab_od(rgb, self.white, self.vectors) * np.float32(self.gain), np.float32)
+
+
+def estimate_slide_stain(slide: Slide, *, patches: int = PATCHES) -> SlideStain:
+    """White and stain vectors of an H-DAB slide, each kept at its default where it cannot be told.
+
+    Parameters
+    ----------
+    slide : Slide
+        Open, with known pixel size.
+    patches : int
+        Pieces of tissue, 256 µm wide, that the stains are estimated from.
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be read, or its pixel size is not known.
+    """
+    overview, step = _overview(slide)
+    tissue, _, _ = find_tissue(overview, close_px=max(2.0, 32.0 / step))
+    glass, reason = _glass(overview, tissue, step)
+    if glass is None:
+        bright = np.clip(np.percentile(overview, 99.9, axis=(0, 1)), CROPPED_WHITE, 255)
+        said = f"White: {_words(bright)} is assumed, for {reason}."
+        told = "Stains: the usual ones, for colours cannot be told without the colour of glass."
+        return SlideStain(_triple(bright), notes=(said, told))
+    regions = _patches(slide, overview, tissue, patches)
+    pixels = [slide.read(region, PATCH_MPP).reshape(-1, 3) for region in regions]
+    white = _triple(glass)
+    vectors, told = _vectors(np.concatenate([np.zeros((0, 3), np.uint8), *pixels]), white)
+    return SlideStain(white, vectors, notes=(f"White: {_words(glass)}, {reason}.", told))
+
+
+def _overview(slide: Slide) -> tuple[Rgb, float]:
+    """The whole slide, and its µm per px."""
+    mpp = max(slide.known_mpp())
+    longest = max(slide.size)
+    picture = slide.thumbnail(int(np.clip(longest * mpp / OVERVIEW_UM, 256, MOST_SIDE)))
+    return picture, slide.size[0] * mpp / picture.shape[1]
+
+
+def _glass(
+    overview: Rgb, tissue: NDArray[np.bool_], step: float
+) -> tuple[NDArray[np.float64] | None, str]:
+    """The colour (3,) of glass outside tissue and how it was found; None and the reason if not."""
+    away = ndimage.distance_transform_edt(~tissue) * step > AWAY_UM if tissue.any() else ~tissue
+    pixels = overview[away]
+    bright = pixels[pixels.min(axis=1, initial=255) >= GLASS_LOWEST]
+    # What was never scanned is filled with pure white.
+    scanned = bright[bright.min(axis=1) < 255]
+    if len(scanned) > len(bright) / 20:
+        bright = scanned
+    if len(bright) < max(FEWEST_GLASS, GLASS_SHARE * tissue.size):
+        return None, f"only {len(bright)} px of the overview are glass"
+    colour = np.median(bright, axis=0)
+    if colour.min() < LOWEST_WHITE:
+        return None, f"what looks like glass is as dark as {_words(colour)}"
+    if np.ptp(colour) > GLASS_SPREAD:
+        return None, f"what looks like glass is coloured, {_words(colour)}"
+    return np.asarray(colour, np.float64), f"the median of {len(bright)} px of glass"
+
+
+def _triple(values: NDArray[np.floating]) -> White:
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _words(colour: NDArray[np.floating]) -> str:
+    return "/".join(f"{c:.0f}" for c in colour)
+
+
+def _patches(slide: Slide, overview: Rgb, tissue: NDArray[np.bool_], count: int) -> list[Region]:
+    """Squares of tissue: every other one where most is brown, the rest spread over the slide."""
+    mpp = np.array(slide.known_mpp())
+    side = np.maximum(np.minimum(PATCH_UM / mpp, slide.size), 1)
+    grid = np.maximum(np.array(slide.size) // side, 1).astype(int)
+    height, width = tissue.shape
+    brown = np.maximum(dab_od(overview), 0) * tissue
+    scores = []
+    for row in range(grid[1]):
+        for column in range(grid[0]):
+            y = slice(row * height // grid[1], max((row + 1) * height // grid[1], 1))
+            x = slice(column * width // grid[0], max((column + 1) * width // grid[0], 1))
+            share = tissue[y, x].mean() if tissue[y, x].size else 0.0
+            if share > 0.3:
+                scores.append((float(brown[y, x].mean()), column, row))
+    scores.sort(reverse=True)
+    most, rest = scores[: count // 2], scores[count // 2 :]
+    spread = rest[:: max(1, len(rest) // max(1, count - len(most)))][: count - len(most)]
+    return [
+        Region(int(c * side[0]), int(r * side[1]), int(side[0]), int(side[1]))
+        for _, c, r in most + spread
+    ]
+
+
+def _vectors(pixels: Rgb, white: White) -> tuple[NDArray[np.float64], str]:
+    """Macenko's stains of tissue pixels (N, 3), or the usual ones."""
+    amounts = unmix(pixels, white=white)
+    seen = amounts.max(axis=1, initial=0) > LEAST_OD
+    for stain, name in enumerate(STAINS):
+        prevails = seen & (amounts[:, stain] > 2 * amounts[:, 1 - stain])
+        if prevails.sum() < max(STAIN_SHARE * seen.sum(), 200):
+            return H_DAB, f"Stains: the usual ones, for there is too little {name} alone."
+    scaled = np.clip(np.rint(pixels / np.array(white) * 240.0), 0, 255).astype(np.uint8)
+    found = estimate_stains(scaled, H_DAB)
+    if not found.is_estimated:
+        return H_DAB, f"Stains: the usual ones, for {found.reason}."
+    return _believed(found.vectors)
+
+
+def _believed(found: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
+    """Each of the two stains found, where it differs from the usual one and not too much."""
+    turned = _angles(found)
+    said = f"{turned[0]:.1f}° (haematoxylin) and {turned[1]:.1f}° (DAB) from the usual ones"
+    if turned.max() > MOST_TURN_DEG:
+        return H_DAB, f"Stains: the usual ones, for those found are {said}."
+    if turned.max() < LEAST_TURN_DEG:
+        return H_DAB, f"Stains: the usual ones; those found agree, {said}."
+    taken = np.where((turned >= LEAST_TURN_DEG)[:, None], found[:2], H_DAB[:2])
+    which = " and ".join(
+        name for name, t in zip(STAINS, turned, strict=True) if t >= LEAST_TURN_DEG
+    )
+    return stain_vectors(_triple(taken[0]), _triple(taken[1])), (
+        f"Stains: {which} estimated from tissue; found {said}."
+    )
+
+
+def _angles(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Degrees (2,) between each stain and its usual colour."""
+    cosine = (vectors[:2] * H_DAB[:2]).sum(axis=1)
+    return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1, 1))), np.float64)
+
+
+def control_od(stain: SlideStain, slide: Slide, region: Region) -> float:
+    """DAB optical density of a control region (level-0 px): what `calibrate` compares.
+
+    Of all pixels with at least the lowest cut-off for a membrane, the most stained tenth; of
+    these the median. Read at 0.25 µm/px, or as fine as the slide is.
+
+    Raises
+    ------
+    DataError
+        Too little in `region` is stained.
+    """
+    dab = _control_pixels(stain, slide, region)
+    return _level(dab, _control_area(slide))
+
+
+def calibrate(stain: SlideStain, slide: Slide, region: Region, *, expected_od: float) -> SlideStain:
+    """`stain` with the gain that makes an on-slide control as dark as a reference lot's.
+
+    Parameters
+    ----------
+    stain : SlideStain
+        Its own gain is replaced.
+    slide : Slide
+    region : Region
+        The control tissue, level-0 px.
+    expected_od : float
+        `control_od` of the same control on a slide of the reference lot.
+
+    Raises
+    ------
+    DataError
+        Too little in `region` is stained, or it would take a gain beyond 0.5 to 2.
+    SlideError
+        The region cannot be read.
+    """
+    dab = _control_pixels(replace(stain, gain=1.0), slide, region)
+    area, gain = _control_area(slide), 1.0
+    # Which pixels count as stained depends on the gain a little.
+    for _ in range(12):
+        gain = expected_od / max(_level(dab * np.float32(gain), area) / gain, 1e-6)
+        if not LOWEST_GAIN <= gain <= HIGHEST_GAIN:
+            raise DataError(
+                f"The control of {slide.name!r} is too far from what is expected of it.",
+                expected=f"a DAB optical density of {expected_od:g}, by a factor of "
+                f"{LOWEST_GAIN:g} to {HIGHEST_GAIN:g}",
+                found=f"{expected_od / gain:.3f}",
+                remedy="check the marked region and the reference value, or stain the slide again",
+            )
+    note = f"Gain: {gain:.3f}; the control's DAB is {expected_od / gain:.3f}, not {expected_od:g}."
+    kept = tuple(n for n in stain.notes if not n.startswith("Gain:"))
+    return replace(stain, gain=gain, notes=(*kept, note))
+
+
+def _control_area(slide: Slide) -> float:
+    """µm² of each pixel that a control is read with."""
+    return max(CONTROL_MPP, max(slide.known_mpp())) ** 2
+
+
+def _control_pixels(stain: SlideStain, slide: Slide, region: Region) -> Floats:
+    """DAB (N,) of the region's pixels with any stain worth speaking of."""
+    mpp = max(CONTROL_MPP, max(slide.known_mpp()))
+    inside = region.intersect(slide.region)
+    parts = [np.zeros(0, np.float32)]
+    if inside is not None:
+        step = max(1, round(BLOCK_UM / min(slide.known_mpp())))
+        for y in range(inside.y, inside.y1, step):
+            for x in range(inside.x, inside.x1, step):
+                part = Region(x, y, min(step, inside.x1 - x), min(step, inside.y1 - y))
+                dab = stain.dab(slide.read(part, mpp))
+                parts.append(dab[dab > Cutoffs().weak / HIGHEST_GAIN])
+    return np.concatenate(parts)
+
+
+def _level(dab: Floats, area: float) -> float:
+    """The median of the most stained tenth of stained pixels, each of `area` µm²."""
+    stained = dab[dab >= Cutoffs().weak]
+    if len(stained) * area < LEAST_CONTROL_UM2:
+        raise DataError(
+            "The marked control has too little stained tissue.",
+            expected=f"{LEAST_CONTROL_UM2:g} µm² with a DAB optical density from "
+            f"{Cutoffs().weak:g}",
+            found=f"{len(stained) * area:.0f} µm²",
+            remedy="mark more of the control, or its stained part",
+        )
+    return float(np.percentile(stained, 95))
