@@ -1,0 +1,275 @@
+"""What is measured on one HER2 slide, which of it is tumour, and what it amounts to. No Qt here.
+
+Cells are measured once; cut-offs, tumour and places are asked about as often as one likes, each
+answer taking milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_celldetr.core.annotations import Area
+from napari_celldetr.core.grid_index import GridIndex, inside
+from napari_celldetr.core.her2 import (
+    Assessment,
+    Cutoffs,
+    Exclusion,
+    JudgedCells,
+    Pattern,
+    assess,
+    cell_scores,
+)
+from napari_celldetr.core.her2.assessment import DRAWS
+from napari_celldetr.core.regions import Region
+from napari_celldetr.pipeline.her2.membrane import Membranes
+from napari_celldetr.pipeline.her2.outline import ANGLES, RAYS
+from napari_celldetr.pipeline.her2.reading import Her2Reading
+
+Rows = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+NOT_DRAWN, NOT_COUNTED = 0, 5
+"""Values of `Her2State.values` beside 1 + index into `SCORES`."""
+
+
+class Said(StrEnum):
+    """What a person said of where the invasive tumour is."""
+
+    NOTHING = "nothing"
+    ALL = "all"
+    AREAS = "areas"
+
+
+@dataclass(frozen=True)
+class Tumour:
+    """Where the invasive tumour is, as a person said; `name` is that of where `areas` come from."""
+
+    said: Said = Said.NOTHING
+    areas: tuple[Area, ...] = ()
+    name: str = ""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether there is anything to score in."""
+        return self.said is Said.ALL or bool(self.areas)
+
+    def holds(self, centres: NDArray[np.floating]) -> Bools:
+        """Which points (N, 2) are in it; all of them where nothing was said."""
+        if self.said is not Said.AREAS or not self.areas:
+            return np.ones(len(centres), bool)
+        return within(self.areas, centres)
+
+
+def within(areas: Sequence[Area], centres: NDArray[np.floating]) -> Bools:
+    """Which points (N, 2) lie in any of the areas."""
+    found = np.zeros(len(centres), bool)
+    for area in areas:
+        found |= area.contains(centres)
+    return found
+
+
+@dataclass(frozen=True)
+class CellFacts:
+    """All that is known of one measured cell; `why_not` is empty for one that counts."""
+
+    row: int
+    pattern: Pattern
+    intensity: float
+    completeness: float
+    cytoplasm: float
+    area_um2: float
+    why_not: str
+
+
+class Her2State:
+    """Measured cells of one slide with the cut-offs, the tumour and the branch that are chosen.
+
+    `refusal` says why the slide must not be scored, '' where it may be.
+    """
+
+    def __init__(self, reading: Her2Reading, *, refusal: str = "") -> None:
+        self.reading = reading
+        self.refusal = refusal
+        self.cutoffs = Cutoffs()
+        self.tumour = Tumour()
+        self.branch = ""
+        self._present = np.ones(len(reading), bool)
+        self._index = GridIndex(self.centres)
+        self._judge()
+
+    def __len__(self) -> int:
+        return int(self._present.sum())
+
+    @property
+    def centres(self) -> NDArray[np.float32]:
+        """x, y (N, 2) of the nuclei, level-0 px."""
+        return self.reading.measured.outlines.centres
+
+    # What is chosen ---------------------------------------------------------------------
+
+    def use_cutoffs(self, cutoffs: Cutoffs) -> None:
+        """Judge the cells anew."""
+        self.cutoffs = cutoffs
+        self._judge()
+
+    def use_tumour(self, tumour: Tumour) -> None:
+        """Count inside another tumour."""
+        self.tumour = tumour
+        self._forget()
+
+    def light(self, branch: str) -> None:
+        """Light up the cells of a branch of the tree; '' for none."""
+        self.branch = branch
+
+    def keep(self, boxes: NDArray[np.float32]) -> int:
+        """Count only cells whose nucleus is still among `boxes`; how many of these are not measured.
+
+        A corrected cell has another box, so it leaves the count until it is measured.
+        """
+        have, now = _as_words(self.reading.measured.cells.boxes), _as_words(boxes)
+        self._present = np.isin(have, now)
+        self._forget()
+        return int((~np.isin(now, have)).sum())
+
+    def _judge(self) -> None:
+        self.judged: JudgedCells = self.reading.judged(self.cutoffs)
+        self._forget()
+
+    def _forget(self) -> None:
+        for name in ("in_tumour", "membranes"):
+            self.__dict__.pop(name, None)
+        self._of_slide: dict[int, Assessment] = {}
+
+    @cached_property
+    def in_tumour(self) -> Bools:
+        """Which cells (N,) are present and in the tumour."""
+        return self._present & self.tumour.holds(self.centres)
+
+    @cached_property
+    def membranes(self) -> Membranes:
+        """Intensity and completeness of each cell with the present cut-offs."""
+        return self.reading.measured.membranes(self.cutoffs)
+
+    # What it amounts to -----------------------------------------------------------------
+
+    def of_slide(self, *, draws: int = DRAWS) -> Assessment:
+        """All cells of the tumour; `draws` 0 leaves out what is slow about intervals."""
+        if draws not in self._of_slide:
+            self._of_slide[draws] = self._assess(self.judged, self.in_tumour, draws)
+        return self._of_slide[draws]
+
+    def of_rows(self, rows: Rows) -> Assessment:
+        """Those of some cells that are in the tumour."""
+        judged = self.judged
+        part = replace(
+            judged,
+            centres=judged.centres[rows],
+            patterns=judged.patterns[rows],
+            areas_um2=judged.areas_um2[rows],
+            excluded=judged.excluded[rows],
+        )
+        return self._assess(part, self.in_tumour[rows], 0)
+
+    def of_view(self, region: Region) -> Assessment:
+        """What is on the screen."""
+        return self.of_rows(self.rows_in(region))
+
+    def of_area(self, area: Area) -> Assessment:
+        """What is in a drawn area."""
+        return self.of_rows(np.flatnonzero(area.contains(self.centres)))
+
+    def _assess(self, cells: JudgedCells, which: Bools, draws: int) -> Assessment:
+        return assess(
+            cells,
+            which,
+            tumour_confirmed=self.tumour.confirmed,
+            refusal=self.refusal,
+            draws=draws,
+        )
+
+    # Cells ------------------------------------------------------------------------------
+
+    def rows_in(self, region: Region) -> Rows:
+        """Present cells whose centre lies in a region."""
+        rows = self._index.near(region)
+        return rows[inside(self.centres[rows], region) & self._present[rows]]
+
+    def rows_of_branch(self, key: str) -> Rows:
+        """Cells that a branch of the tree counts: of the tumour, and not left out."""
+        branches = [b for b in self.of_slide(draws=0).score.tree if b.key == key]
+        patterns = [int(p) for b in branches for p in b.patterns]
+        counted = self.in_tumour & (self.judged.excluded == 0)
+        return np.flatnonzero(counted & np.isin(self.judged.patterns, patterns))
+
+    def values(self) -> NDArray[np.uint8]:
+        """How each cell (N,) is drawn: 1 + index into `SCORES`, `NOT_COUNTED` or `NOT_DRAWN`.
+
+        While a branch is lit, all other cells are drawn as not counted.
+        """
+        values = (1 + cell_scores(self.judged.patterns)).astype(np.uint8)
+        counted = self.in_tumour & (self.judged.excluded == 0)
+        if self.branch:
+            lit = np.zeros(len(values), bool)
+            lit[self.rows_of_branch(self.branch)] = True
+            counted &= lit
+        values[~counted] = NOT_COUNTED
+        values[~self._present] = NOT_DRAWN
+        return values
+
+    def cell_at(self, xy: tuple[float, float]) -> int | None:
+        """The cell whose outline holds a point, the one in which it lies deepest."""
+        outlines = self.reading.measured.outlines
+        reach = 200
+        rows = self.rows_in(Region(int(xy[0]) - reach, int(xy[1]) - reach, 2 * reach, 2 * reach))
+        if not len(rows):
+            return None
+        apart = np.asarray(xy) - outlines.centres[rows]
+        step = ANGLES[1]
+        ray = np.rint(np.arctan2(apart[:, 1], apart[:, 0]) / step).astype(np.int64) % RAYS
+        depth = outlines.radii[rows, ray] - np.hypot(apart[:, 0], apart[:, 1])
+        best = int(np.argmax(depth))
+        return int(rows[best]) if depth[best] >= 0 else None
+
+    def polygons(self, rows: Rows) -> NDArray[np.float32]:
+        """Corners (N, RAYS, 2) x, y of the outlines of some cells."""
+        outlines = self.reading.measured.outlines
+        turn = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
+        reach = outlines.radii[rows][..., None] * turn
+        return np.asarray(outlines.centres[rows][:, None] + reach, np.float32)
+
+    def row_of_box(self, box: NDArray[np.float32]) -> int | None:
+        """The measured cell whose nucleus has this box (4,)."""
+        have = _as_words(self.reading.measured.cells.boxes)
+        found = np.flatnonzero(have == _as_words(box[None])[0])
+        return int(found[0]) if len(found) else None
+
+    def facts(self, row: int) -> CellFacts:
+        """What came out for one cell, and why it does not count if it does not."""
+        found, judged = self.membranes, self.judged
+        return CellFacts(
+            row,
+            Pattern(int(judged.patterns[row])),
+            float(found.intensity[row]),
+            float(found.completeness[row]),
+            float(self.reading.measured.bands.cytoplasm[row]),
+            float(judged.areas_um2[row]),
+            self._why_not(row),
+        )
+
+    def _why_not(self, row: int) -> str:
+        if self.judged.excluded[row]:
+            return Exclusion(int(self.judged.excluded[row])).words
+        if not self._present[row]:
+            return "deleted or changed since it was measured"
+        return "" if self.in_tumour[row] else "outside the tumour"
+
+
+def _as_words(boxes: NDArray[Any]) -> NDArray[Any]:
+    """Boxes (N, 4) float32 as one comparable value each."""
+    return np.ascontiguousarray(boxes, np.float32).view("V16").ravel()
