@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,11 @@ from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.her2_state import Her2State
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
 from napari_celldetr.pipeline.her2.reading import Her2Reading
+from napari_celldetr.pipeline.her2.slide_stain import (
+    SlideStain,
+    calibrate,
+    estimate_slide_stain,
+)
 from napari_celldetr.slides.slide import Slide
 
 COARSEST_MPP = 0.55
@@ -31,13 +35,16 @@ class MeasureRequest:
     source: SlideSource
     cells: Callable[[], CorrectedCells]
     first: Region | None = None
+    control: tuple[Region, float] | None = None
+    """An on-slide control and the DAB optical density that is expected of it."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, ready to be asked; `boxes` are all nuclei it was asked for."""
+    """What was measured, ready to be asked, and with which stains."""
 
     state: Her2State
+    stain: SlideStain
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +60,33 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
     yield Progress(0, 0, "Opening the slide…")
     cells = request.cells().cells
     with request.source.open() as slide:
-        prepared = yield from _prepare(slide)
+        prepared = yield from _prepare(slide, request.control)
         if request.first is not None:
             early = _in_view(cells, request.first, slide)
             if 0 < len(early) < len(cells):
                 state = yield from _measure(slide, early, prepared, started)
                 yield MeasureStep(0, 0, "Measuring all other cells…", early=state)
         state = yield from _measure(slide, cells, prepared, started)
-    return Measured(state)
+    return Measured(state, prepared.stain)
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    stain: Any
+    stain: SlideStain
     refusal: str
 
 
-def _prepare(slide: Slide) -> Generator[Progress, None, _Prepared]:
+def _prepare(
+    slide: Slide, control: tuple[Region, float] | None
+) -> Generator[Progress, None, _Prepared]:
     """The slide's light and stains, and why it must not be scored."""
-    yield Progress(0, 0, "Looking at the stain…")
     mpp = float(np.mean(slide.known_mpp()))
-    return _Prepared(None, refusal_of(mpp))
+    yield Progress(0, 0, "Looking at the stain…")
+    stain = estimate_slide_stain(slide)
+    if control is not None:
+        yield Progress(0, 0, "Reading the control…")
+        stain = calibrate(stain, slide, control[0], expected_od=control[1])
+    return _Prepared(stain, refusal_of(mpp))
 
 
 def refusal_of(mpp: float) -> str:

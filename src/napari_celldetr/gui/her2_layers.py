@@ -20,7 +20,7 @@ SCORE_COLORS = {
     "0": (255, 222, 60),
     "1+": (56, 190, 120),
     "2+": (30, 105, 200),
-    "3+": (120, 0, 160),
+    "3+": (135, 0, 185),
 }
 """Pale to dark, told apart by lightness alone, and none of them the brown of DAB."""
 GREY = (150, 150, 150)
@@ -28,7 +28,7 @@ MAX_OUTLINES = 1_200
 NEAR_FROM_PX = 18.0
 """Width of a cell on the screen from which its outline says more than a filled area."""
 USUAL_CELL_UM = 14.0
-LINE_PX = 2.4
+LINE_PX = 3.0
 EVERY = 4
 """One corner of so many rays: what is left out is less than a screen pixel."""
 MAP_OPACITY = 0.65
@@ -181,7 +181,9 @@ class Her2Layers:
                 layer.edge_width = width
             layer.data = lines
             if len(rows):
-                layer.edge_color = np.repeat(_rgba()[self._values[rows]], len(lines) // len(rows), 0)
+                layer.edge_color = np.repeat(
+                    _rgba()[self._values[rows]], len(lines) // len(rows), 0
+                )
 
 
 def outline_data(state: Her2State, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -128,7 +128,7 @@ class Her2State:
         self.branch = branch
 
     def keep(self, boxes: NDArray[np.float32]) -> int:
-        """Count only cells whose nucleus is still among `boxes`; how many of these are not measured.
+        """Count only cells whose nucleus is among `boxes`; how many of these are not measured.
 
         A corrected cell has another box, so it leaves the count until it is measured.
         """

@@ -22,17 +22,21 @@ MEANINGS = {
     "2+": "equivocal",
     "3+": "positive",
 }
-ISH = "in situ hybridisation (ISH) is needed"
+ISH = "In situ hybridisation (ISH) is needed."
 NO_SCORE = "No HER2 score"
 
 
 def title_of(found: Assessment) -> str:
-    """``HER2 2+ (equivocal): in situ hybridisation (ISH) is needed``."""
+    """``HER2 2+ (equivocal)``."""
     score = found.score
     if score.score is None:
         return NO_SCORE
-    name = f"HER2 {score.score} ({MEANINGS[score.score]})"
-    return f"{name}: {ISH}" if score.needs_ish else name
+    return f"HER2 {score.score} ({MEANINGS[score.score]})"
+
+
+def next_step_of(found: Assessment) -> str:
+    """What the guideline asks for with this score, '' for nothing."""
+    return ISH if found.score.needs_ish else ""
 
 
 def reason_of(found: Assessment) -> str:
@@ -58,7 +62,8 @@ def margin_words(margin: Margin) -> str:
     cells = "cell" if margin.cells == 1 else "cells"
     if margin.pattern is Pattern.NONE:
         return f"{margin.cells:,} stained {cells} fewer and it would be {margin.score}."
-    return f"{margin.cells:,} more {cells} with {margin.pattern.words} staining: {margin.score}."
+    found = f"{margin.cells:,} more {cells} with {margin.pattern.words} staining"
+    return f"{found} and it would be {margin.score}."
 
 
 def _redrawn(found: Assessment) -> list[str]:
@@ -99,7 +104,7 @@ def share_words(found: Assessment, score: str) -> tuple[str, str]:
     if math.isnan(percent):
         return "–", "–"
     low, high = (found.bootstrap or found.wilson)[score]
-    return f"{percent:.1f} % ({low:.0f}–{high:.0f})", f"{area:.1f} %"
+    return f"{percent:.1f} % ({low:.0f}–{high:.0f})", f"{area:.0f} %"
 
 
 def branch_words(branch: Branch, *, deciding: bool) -> tuple[str, str, str]:
