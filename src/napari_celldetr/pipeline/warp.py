@@ -259,7 +259,7 @@ class _GeometryMover:
                 raise ValueError("a coordinate that is not finite")
             line = line.reshape(-1, 2) + self.offset
             if depth == 1 and kind != "MultiPoint":
-                line = _denser(line)
+                line = denser(line)
             after = self.mover.move(line)
             error, excluded = self.mover.errors(line, after)
             errors.append(error)
@@ -273,7 +273,7 @@ class _GeometryMover:
         return {**kept, "coordinates": moved(geometry["coordinates"], DEPTHS[kind])}
 
 
-def _denser(line: Floats) -> Floats:
+def denser(line: Floats) -> Floats:
     """A line (N, 2) with corners added on edges longer than EDGE_PX."""
     parts = []
     for start, stop in pairwise(line):
