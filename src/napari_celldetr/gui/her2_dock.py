@@ -32,11 +32,19 @@ from napari_celldetr.gui.detect_job import (
     detect_job,
     shared_models,
 )
-from napari_celldetr.gui.her2_job import Measured, MeasureRequest, MeasureStep, measure_job
+from napari_celldetr.gui.her2_control import ControlBox
+from napari_celldetr.gui.her2_job import (
+    Measured,
+    MeasureRequest,
+    MeasureStep,
+    coverage_job,
+    measure_job,
+)
 from napari_celldetr.gui.her2_layers import Her2Layers, Show
 from napari_celldetr.gui.her2_nuclei import search_for
 from napari_celldetr.gui.her2_parts import CutoffBox, ScoreBox, ShareBars, TreeBox
-from napari_celldetr.gui.her2_state import Her2State, Tumour
+from napari_celldetr.gui.her2_report import Reporter
+from napari_celldetr.gui.her2_state import Her2State
 from napari_celldetr.gui.her2_tumour import (
     ALL_KEY,
     LAYER_KEY,
@@ -60,10 +68,14 @@ from napari_celldetr.gui.parts import (
 )
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.sources import source_of_layer
+from napari_celldetr.pipeline.her2.coverage import StainCoverage
+from napari_celldetr.pipeline.her2.settings import CELLS_UP_TO_MPP
+from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
 
 VIEWPORT, TUMOUR_AREAS, WHOLE = "viewport", "tumour", "whole"
 SCREEN, TUMOUR = "screen", "tumour"
 TUMOUR_LAYER = "Tumour"
+MOST_ZONES = 50
 JUDGE_MS, SETTLE_MS, HOVER_MS = 50, 400, 60
 MIN_MPP, MAX_MPP = 0.1, 2.0
 EMPTY_TEXT = (
@@ -98,7 +110,7 @@ class Her2Dock(Dock):
         self.state: Her2State | None = None
         self.layers: Her2Layers | None = None
         self.ask: Callable[[str], bool] = self._ask_person
-        self._kept: dict[int, tuple[Her2Layers, Her2State]] = {}
+        self._kept: dict[int, tuple[SlideSession, Her2Layers, Her2State]] = {}
         self._working: SlideSession | None = None
         self._within: Region | None = None
         self._ended = ""
@@ -172,13 +184,28 @@ class Her2Dock(Dock):
         self.cell_label = wrapped_label("", tooltip="The cell under the mouse, or the clicked one")
         keep_lines(self.cell_label, 3)
         column.addWidget(self.cell_label)
-        column.addLayout(self._build_show())
+        self.show_row = self._build_show()
+        column.addWidget(self.show_row)
         self.tree = TreeBox()
         self.tree_fold = Fold("How the score comes about", self.tree)
         column.addWidget(self.tree_fold)
         self.cutoffs = CutoffBox()
         self.cutoff_fold = Fold("Cut-offs", self.cutoffs)
         column.addWidget(self.cutoff_fold)
+        self.control = ControlBox()
+        self.control_fold = Fold("Stain and control", self.control)
+        column.addWidget(self.control_fold)
+        self.reporter = Reporter(self)
+        self.report_button = self.reporter.button
+        column.addWidget(self.report_button)
+        self._of_cells = (
+            self.cell_label,
+            self.show_row,
+            self.tree_fold,
+            self.cutoff_fold,
+            self.control_fold,
+            self.report_button,
+        )
         self.results.setVisible(False)
         return self.results
 
@@ -203,7 +230,7 @@ class Her2Dock(Dock):
         row.addWidget(self.scope, 1)
         return row
 
-    def _build_show(self) -> QHBoxLayout:
+    def _build_show(self) -> QWidget:
         self.show_box = short_combo("How measured cells are drawn on the slide")
         for show, words in (
             (Show.AUTO, "Outlines near, map far out"),
@@ -214,11 +241,13 @@ class Her2Dock(Dock):
             self.show_box.addItem(words, show)
         self.nuclei_tick = QCheckBox("Nuclei")
         self.nuclei_tick.setToolTip("Show the nuclei that were found, too")
-        row = QHBoxLayout()
+        box = QWidget()
+        row = QHBoxLayout(box)
+        row.setContentsMargins(0, 0, 0, 0)
         row.addWidget(QLabel("Show"))
         row.addWidget(self.show_box, 1)
         row.addWidget(self.nuclei_tick)
-        return row
+        return box
 
     def _connect(self) -> None:
         self.detector, self.runner = JobRunner(self), JobRunner(self)
@@ -246,6 +275,9 @@ class Her2Dock(Dock):
         self.nuclei_tick.toggled.connect(self._show_nuclei)
         self.tree.chosen.connect(self.light)
         self.cutoffs.changed.connect(self._rejudge.start)
+        self.control.calibrated.connect(self.calibrate)
+        self.report_button.clicked.connect(self._on_report)
+        self.reporter.told.connect(self._tell)
         layers = self.viewer.layers.events
         layers.inserted.connect(self._on_layers)
         layers.removed.connect(self._on_removed)
@@ -256,7 +288,7 @@ class Her2Dock(Dock):
 
     def let_go(self) -> None:
         """Stop everything this dock started; cells and finished tiles are kept."""
-        for runner in (self.detector, self.runner):
+        for runner in (self.detector, self.runner, self.reporter):
             runner.abandon()
         for timer in (self._rejudge, self._settle, self._renew, self._areas, self._hover):
             timer.stop()
@@ -294,7 +326,8 @@ class Her2Dock(Dock):
                 signal.disconnect(call)
             old.leave(self)
         self.session = now
-        self.layers, self.state = self._kept.get(id(now), (None, None))
+        kept = self._kept.get(id(now))
+        self.layers, self.state = (None, None) if kept is None else kept[1:]
         if now is not None:
             for signal, call in self._signals(now):
                 signal.connect(call)
@@ -310,23 +343,18 @@ class Her2Dock(Dock):
         )
 
     def _abandon(self) -> None:
-        for runner in (self.detector, self.runner):
+        for runner in (self.detector, self.runner, self.reporter):
             runner.abandon()
         self._working = None
 
     def _on_removed(self, event: Any) -> None:
         if is_shapes(event.value):
             event.value.events.data.disconnect(self._on_shapes)
-        for key, (layers, _) in list(self._kept.items()):
-            if self._session_gone(key):
+        for key, (session, layers, _) in list(self._kept.items()):
+            if session.layer == event.value:
                 del self._kept[key]
                 layers.remove()
         self._offer_tumour()
-
-    def _session_gone(self, key: int) -> bool:
-        return self.session is None or (
-            id(self.session) == key and self.session.layer not in self.viewer.layers
-        )
 
     def _on_layers(self, event: Any) -> None:
         if is_shapes(event.value):
@@ -353,8 +381,6 @@ class Her2Dock(Dock):
         session = self.session
         if session is None:
             return "Open a slide to start."
-        if session.frame.mpp is None and self.mpp_spin.value() < MIN_MPP:
-            return "Enter the pixel size to start: membranes are looked for in micrometres."
         if session.state == "opening":
             return "Opening what is known of this slide…"
         drawn = self.where.currentData() == TUMOUR_AREAS
@@ -373,10 +399,13 @@ class Her2Dock(Dock):
             self._end(error.message)
 
     def _begin(self, session: SlideSession) -> None:
-        if session.frame.mpp is None:
+        if session.frame.mpp is None and self.mpp_spin.value() >= MIN_MPP:
             session.use_mpp(self.mpp_spin.value())
-        region = self._region(session)
         self._working, self._ended = session, ""
+        if session.frame.mpp is None or max(session.frame.mpp) > CELLS_UP_TO_MPP:
+            self._cover(session)
+            return
+        region = self._region(session)
         search = search_for(session, region, self.models)
         if search is None:
             self._measure(session)
@@ -413,7 +442,11 @@ class Her2Dock(Dock):
         return found
 
     def _tumour_region(self) -> Region | None:
-        corners = [area.corners for area in self.tumour().areas]
+        return self._bounds(self.tumour())
+
+    def _bounds(self, tumour: Tumour) -> Region | None:
+        """The rectangle around all zones."""
+        corners = [zone.outline.corners for zone in tumour.zones]
         if not corners:
             return None
         low = np.floor(np.concatenate(corners).min(axis=0)).astype(int)
@@ -445,7 +478,19 @@ class Her2Dock(Dock):
             session.take(result.cells)
             self._measure(session)
 
-    def _measure(self, session: SlideSession) -> None:
+    def calibrate(self, key: str, expected_od: float) -> None:
+        """Measure again, with the stain as strong as it should be in the control `key`."""
+        session = self.session
+        if session is None or self._busy():
+            return
+        control = self._bounds(tumour_of(key, {}, self.viewer.layers, session.frame))
+        if control is not None:
+            self._working, self._ended = session, ""
+            self._measure(session, control=(control, expected_od))
+
+    def _measure(
+        self, session: SlideSession, *, control: tuple[Region, float] | None = None
+    ) -> None:
         if not session.cells.kept.any():
             self._end("No cells were found there. Measure another part of the slide.")
             return
@@ -453,9 +498,17 @@ class Her2Dock(Dock):
             source_of_layer(session.layer, mpp=session.frame.mpp),
             session.snapshot(),
             first=session.view(),
+            control=control,
         )
         self.run_bar.show_busy("Reading the membranes…")
         self.runner.start(lambda: measure_job(request))
+
+    def _cover(self, session: SlideSession) -> None:
+        """Coverage by pixels, where cells cannot be measured."""
+        source = source_of_layer(session.layer, mpp=session.frame.mpp)
+        tumour, cutoffs = self.tumour(), self.cutoffs.cutoffs
+        self.run_bar.show_busy("Measuring how much is stained…")
+        self.runner.start(lambda: coverage_job(source, tumour, cutoffs))
 
     def _on_measuring(self, step: Progress) -> None:
         if isinstance(step, MeasureStep) and step.early is not None:
@@ -464,8 +517,20 @@ class Her2Dock(Dock):
             self.run_bar.show_progress(step)
 
     def _on_measured(self, result: Measured) -> None:
-        self._take(result.state)
-        self._end(f"{len(result.state):,} cells are measured.")
+        if result.state is not None:
+            self._take(result.state)
+            self._end(f"{len(result.state):,} cells are measured.")
+        elif result.coverage is not None and result.refused is not None:
+            self._show_coverage(result.coverage, result.refused)
+            self._end("Coverage is measured by pixels, without cells.")
+
+    def _show_coverage(self, coverage: StainCoverage, refused: Refusal) -> None:
+        self.results.setVisible(True)
+        for widget in self._of_cells:
+            widget.setVisible(False)
+        self.score_box.show_refusal(refused)
+        self.bars.show_area(coverage.percent)
+        self.scope_label.setText(f"Of {coverage.pixels:,} pixels of stained tissue, by DAB.")
 
     def _on_failed(self, error: CellDETRError) -> None:
         show_error(str(error))
@@ -494,7 +559,7 @@ class Her2Dock(Dock):
             self.layers = Her2Layers(self.viewer, session.frame, session.size, name=name)
         self.layers.frame = session.frame
         self.layers.take(state)
-        self._kept[id(session)] = (self.layers, state)
+        self._kept[id(session)] = (session, self.layers, state)
         if first:
             self._show_nuclei(self.nuclei_tick.isChecked())
         self._show_all()
@@ -504,10 +569,13 @@ class Her2Dock(Dock):
         self._offer_tumour()
         if self.state is None:
             return
+        for widget in self._of_cells:
+            widget.setVisible(True)
         self.cutoffs.blockSignals(True)
         self.cutoffs.use(self.state.cutoffs)
         self.cutoffs.blockSignals(False)
         self._pinned = None
+        self.control.show_notes(self.state.stain.notes)
         self._redraw()
         self._show_score()
         self._show_scope()
@@ -537,7 +605,8 @@ class Her2Dock(Dock):
         if state is None:
             return
         found = state.of_slide() if draws is None else state.of_slide(draws=draws)
-        self.score_box.show_score(found)
+        self.score_box.show_score(found, state.refusal)
+        self.reporter.offer(state)
         self.tree.show_tree(found.score.tree, found.score.branch, lit=state.branch)
         if self.scope.currentData() == TUMOUR:
             self._show_scope()
@@ -560,7 +629,7 @@ class Her2Dock(Dock):
         if where == SCREEN:
             notes = [] if view is not None else ["Nothing of the slide is in view."]
             return state.of_view(view or Region(-1, -1, 1, 1)), [*notes, *self._unmeasured()]
-        return state.of_area(state.tumour.areas[int(where)]), self._unmeasured()
+        return state.of_zone(state.tumour.zones[int(where)]), self._unmeasured()
 
     def _unmeasured(self) -> list[str]:
         if not self._left:
@@ -604,6 +673,7 @@ class Her2Dock(Dock):
         session = self.session
         areas = {} if session is None else session.cells.annotations.areas
         wanted = [(c.key, c.words) for c in choices(areas, self.viewer.layers)]
+        self.control.offer([(k, w) for k, w in wanted if k.startswith(LAYER_KEY)])
         box = self.tumour_box
         if [(box.itemData(i), box.itemText(i)) for i in range(box.count())] == wanted:
             return
@@ -639,9 +709,9 @@ class Her2Dock(Dock):
 
     def _offer_scopes(self, tumour: Tumour) -> None:
         """Each area of the tumour can be counted by itself."""
-        many = len(tumour.areas) if len(tumour.areas) > 1 else 0
+        zones = tumour.zones[:MOST_ZONES] if len(tumour.zones) > 1 else ()
         wanted = [(SCREEN, "What is on the screen"), (TUMOUR, self._whole_words(tumour))]
-        wanted += [(str(i), f"Area {i + 1} of {tumour.name}") for i in range(many)]
+        wanted += [(str(i), f"Area {i + 1} · {zone.name}") for i, zone in enumerate(zones)]
         now = self.scope.currentData()
         self.scope.blockSignals(True)
         self.scope.clear()
@@ -679,6 +749,21 @@ class Her2Dock(Dock):
         self.viewer.layers.selection.active = found[-1]
         found[-1].mode = "add_polygon"
         self.choose_tumour(LAYER_KEY + name)
+
+    # Report -----------------------------------------------------------------------------
+
+    def _on_report(self) -> None:
+        if self.session is not None and self.state is not None:
+            self.reporter.ask(self.session, self.state)
+
+    def write_report(self, path: str | Path) -> None:
+        """Write what is shown as ``.html`` or ``.json``."""
+        if self.session is not None and self.state is not None:
+            self.reporter.write(self.session, self.state, path)
+
+    def _tell(self, text: str) -> None:
+        if not self._busy():
+            self.run_bar.show_idle(text, can_run=not self._missing())
 
     # Cells ------------------------------------------------------------------------------
 

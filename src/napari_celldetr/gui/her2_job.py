@@ -11,21 +11,22 @@ import numpy as np
 from napari_celldetr.core.annotations import CorrectedCells
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.grid_index import inside
+from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.her2_state import Her2State
+from napari_celldetr.pipeline.her2.coverage import StainCoverage, stain_coverage
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
 from napari_celldetr.pipeline.her2.reading import Her2Reading
+from napari_celldetr.pipeline.her2.result import too_coarse
 from napari_celldetr.pipeline.her2.slide_stain import (
     SlideStain,
     calibrate,
     estimate_slide_stain,
 )
+from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
 from napari_celldetr.slides.slide import Slide
-
-COARSEST_MPP = 0.55
-"""A membrane is a micrometre wide: on coarser slides it cannot be told from what is beside it."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class MeasureRequest:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, ready to be asked, and with which stains."""
+    """What was measured: cells ready to be asked, or, without them, coverage by pixels and why."""
 
-    state: Her2State
-    stain: SlideStain
+    state: Her2State | None = None
+    coverage: StainCoverage | None = None
+    refused: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,43 +62,34 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
     yield Progress(0, 0, "Opening the slide…")
     cells = request.cells().cells
     with request.source.open() as slide:
-        prepared = yield from _prepare(slide, request.control)
+        stain = yield from _stain(slide, request.control)
         if request.first is not None:
             early = _in_view(cells, request.first, slide)
             if 0 < len(early) < len(cells):
-                state = yield from _measure(slide, early, prepared, started)
+                state = yield from _measure(slide, early, stain, started)
                 yield MeasureStep(0, 0, "Measuring all other cells…", early=state)
-        state = yield from _measure(slide, cells, prepared, started)
-    return Measured(state, prepared.stain)
+        state = yield from _measure(slide, cells, stain, started)
+    return Measured(state)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    stain: SlideStain
-    refusal: str
+def coverage_job(source: SlideSource, tumour: Tumour, cutoffs: Cutoffs) -> Job[Measured]:
+    """How much is stained how strongly, pixel by pixel, where cells cannot be measured."""
+    yield Progress(0, 0, "Opening the slide…")
+    with source.open() as slide:
+        found = yield from stain_coverage(slide, SlideStain(), tumour, cutoffs)
+        return Measured(coverage=found, refused=too_coarse(slide))
 
 
-def _prepare(
+def _stain(
     slide: Slide, control: tuple[Region, float] | None
-) -> Generator[Progress, None, _Prepared]:
-    """The slide's light and stains, and why it must not be scored."""
-    mpp = float(np.mean(slide.known_mpp()))
+) -> Generator[Progress, None, SlideStain]:
+    """The slide's light and stains, evened out by a control if there is one."""
     yield Progress(0, 0, "Looking at the stain…")
     stain = estimate_slide_stain(slide)
     if control is not None:
         yield Progress(0, 0, "Reading the control…")
         stain = calibrate(stain, slide, control[0], expected_od=control[1])
-    return _Prepared(stain, refusal_of(mpp))
-
-
-def refusal_of(mpp: float) -> str:
-    """Why a slide of such a pixel size must not be scored, '' where it may be."""
-    if mpp <= COARSEST_MPP:
-        return ""
-    return (
-        f"a pixel is {mpp:.2f} µm wide, and membranes are judged up to {COARSEST_MPP} µm only: "
-        "the figures are coverage without a score; scan at 20× or 40×"
-    )
+    return stain
 
 
 def _in_view(cells: Detections, view: Region, slide: Slide) -> Detections:
@@ -105,9 +98,9 @@ def _in_view(cells: Detections, view: Region, slide: Slide) -> Detections:
 
 
 def _measure(
-    slide: Slide, cells: Detections, prepared: _Prepared, started: float
+    slide: Slide, cells: Detections, stain: SlideStain, started: float
 ) -> Generator[Progress, None, Her2State]:
-    job = measure_cells(slide, cells, stain=prepared.stain)
+    job = measure_cells(slide, cells, stain=stain)
     try:
         while True:
             try:
@@ -121,4 +114,4 @@ def _measure(
     yield Progress(0, 0, "Judging the cells…")
     excluded = np.zeros(len(cells), np.int8)
     reading = Her2Reading(measured, excluded, float(np.mean(slide.known_mpp())))
-    return Her2State(reading, refusal=prepared.refusal)
+    return Her2State(reading, stain=stain, refused=too_coarse(slide))

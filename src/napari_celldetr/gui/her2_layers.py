@@ -15,15 +15,9 @@ from napari_celldetr.gui.her2_map import CellMap
 from napari_celldetr.gui.her2_state import NOT_COUNTED, NOT_DRAWN, Her2State
 from napari_celldetr.gui.layers import HALF, Frame
 from napari_celldetr.gui.overlay import View, _at_once, _line_width, _same_selection
+from napari_celldetr.pipeline.her2.palette import NOT_COUNTED as GREY
+from napari_celldetr.pipeline.her2.palette import SCORE_COLORS
 
-SCORE_COLORS = {
-    "0": (255, 222, 60),
-    "1+": (56, 190, 120),
-    "2+": (30, 105, 200),
-    "3+": (135, 0, 185),
-}
-"""Pale to dark, told apart by lightness alone, and none of them the brown of DAB."""
-GREY = (150, 150, 150)
 MAX_OUTLINES = 1_200
 NEAR_FROM_PX = 18.0
 """Width of a cell on the screen from which its outline says more than a filled area."""

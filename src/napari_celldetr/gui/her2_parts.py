@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,16 +23,20 @@ from qtpy.QtWidgets import (
 
 from napari_celldetr.core.config import Setting, describe
 from napari_celldetr.core.her2 import SCORES, Assessment, Branch, Cutoffs
-from napari_celldetr.gui.her2_layers import SCORE_COLORS
 from napari_celldetr.gui.her2_words import (
+    NO_SCORE,
     branch_words,
     doubts_of,
     next_step_of,
+    percent_words,
     reason_of,
+    sentence,
     share_words,
     title_of,
 )
 from napari_celldetr.gui.parts import swatch, wrapped_label
+from napari_celldetr.pipeline.her2.palette import SCORE_COLORS
+from napari_celldetr.pipeline.her2.tumour import Refusal
 
 BAR_PX = 12
 WHISKER = QColor(128, 128, 128)
@@ -57,14 +61,23 @@ class ScoreBox(QFrame):
         for label in (self.title, self.next_step, self.reason, self.doubts):
             column.addWidget(label)
 
-    def show_score(self, found: Assessment) -> None:
+    def show_score(self, found: Assessment, refusal: Refusal | None = None) -> None:
         """What came out of the whole tumour."""
-        doubts = doubts_of(found)
-        self.title.setText(title_of(found))
-        self.next_step.setText(next_step_of(found))
-        self.next_step.setVisible(bool(next_step_of(found)))
-        self.reason.setText(reason_of(found))
+        if refusal is not None:
+            self.show_refusal(refusal)
+            return
+        self._show(title_of(found), next_step_of(found), reason_of(found), doubts_of(found))
+
+    def show_refusal(self, refusal: Refusal) -> None:
+        """Why there is no score, and what to do."""
+        self._show(NO_SCORE, "", sentence(refusal.reason), [sentence(refusal.remedy)])
+
+    def _show(self, title: str, step: str, reason: str, doubts: Sequence[str]) -> None:
+        self.title.setText(title)
+        self.next_step.setText(step)
+        self.reason.setText(reason)
         self.doubts.setText("\n".join(doubts))
+        self.next_step.setVisible(bool(step))
         self.doubts.setVisible(bool(doubts))
 
 
@@ -97,8 +110,9 @@ class _Bar(QWidget):
             painter.fillRect(QRectF(wide * low, middle, wide * (high - low), 2), WHISKER)
             for end in (low, high):
                 painter.fillRect(QRectF(wide * end - 1, middle - 3, 2, 8), WHISKER)
-            area = self._color.lighter(115)
-            painter.fillRect(QRectF(0, BAR_PX + 2, wide * self._area, 3), area)
+        if not math.isnan(self._area):
+            line = QRectF(0, BAR_PX + 2, wide * self._area, 3)
+            painter.fillRect(line, self._color.lighter(115))
         painter.end()
 
 
@@ -135,6 +149,15 @@ class ShareBars(QWidget):
             interval = (found.bootstrap or found.wilson)[score]
             bar.show_share(found.percent_cells[score], interval, found.percent_area[score])
             for label, text in zip(self._texts[score], share_words(found, score), strict=True):
+                label.setText(text)
+
+    def show_area(self, percent: Mapping[str, float]) -> None:
+        """Shares of area alone, where cells cannot be measured."""
+        for score, bar in self._bars.items():
+            bar.show_share(math.nan, (math.nan, math.nan), percent[score])
+            for label, text in zip(
+                self._texts[score], ("–", percent_words(percent[score])), strict=True
+            ):
                 label.setText(text)
 
     def texts(self, score: str) -> tuple[str, str]:

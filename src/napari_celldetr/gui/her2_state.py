@@ -6,16 +6,13 @@ answer taking milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.grid_index import GridIndex, inside
 from napari_celldetr.core.her2 import (
     Assessment,
@@ -31,47 +28,14 @@ from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.membrane import Membranes
 from napari_celldetr.pipeline.her2.outline import ANGLES, RAYS
 from napari_celldetr.pipeline.her2.reading import Her2Reading
+from napari_celldetr.pipeline.her2.slide_stain import SlideStain
+from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
+from napari_celldetr.pipeline.her2.zones import Zone
 
 Rows = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 NOT_DRAWN, NOT_COUNTED = 0, 5
 """Values of `Her2State.values` beside 1 + index into `SCORES`."""
-
-
-class Said(StrEnum):
-    """What a person said of where the invasive tumour is."""
-
-    NOTHING = "nothing"
-    ALL = "all"
-    AREAS = "areas"
-
-
-@dataclass(frozen=True)
-class Tumour:
-    """Where the invasive tumour is, as a person said; `name` is that of where `areas` come from."""
-
-    said: Said = Said.NOTHING
-    areas: tuple[Area, ...] = ()
-    name: str = ""
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether there is anything to score in."""
-        return self.said is Said.ALL or bool(self.areas)
-
-    def holds(self, centres: NDArray[np.floating]) -> Bools:
-        """Which points (N, 2) are in it; all of them where nothing was said."""
-        if self.said is not Said.AREAS or not self.areas:
-            return np.ones(len(centres), bool)
-        return within(self.areas, centres)
-
-
-def within(areas: Sequence[Area], centres: NDArray[np.floating]) -> Bools:
-    """Which points (N, 2) lie in any of the areas."""
-    found = np.zeros(len(centres), bool)
-    for area in areas:
-        found |= area.contains(centres)
-    return found
 
 
 @dataclass(frozen=True)
@@ -90,12 +54,20 @@ class CellFacts:
 class Her2State:
     """Measured cells of one slide with the cut-offs, the tumour and the branch that are chosen.
 
-    `refusal` says why the slide must not be scored, '' where it may be.
+    `refused` says why the slide must not be scored, None where it may be; `stain` is what the
+    cells were read with.
     """
 
-    def __init__(self, reading: Her2Reading, *, refusal: str = "") -> None:
+    def __init__(
+        self,
+        reading: Her2Reading,
+        *,
+        stain: SlideStain | None = None,
+        refused: Refusal | None = None,
+    ) -> None:
         self.reading = reading
-        self.refusal = refusal
+        self.stain = stain or SlideStain()
+        self.refused = refused
         self.cutoffs = Cutoffs()
         self.tumour = Tumour()
         self.branch = ""
@@ -149,7 +121,17 @@ class Her2State:
     @cached_property
     def in_tumour(self) -> Bools:
         """Which cells (N,) are present and in the tumour."""
-        return self._present & self.tumour.holds(self.centres)
+        return self._present & self.tumour.inside(self.centres)
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why there must be no score, and what to do; None where there may be one."""
+        return self.tumour.refusal or self.refused
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all measured cells are still there."""
+        return bool(self._present.all())
 
     @cached_property
     def membranes(self) -> Membranes:
@@ -180,16 +162,16 @@ class Her2State:
         """What is on the screen."""
         return self.of_rows(self.rows_in(region))
 
-    def of_area(self, area: Area) -> Assessment:
-        """What is in a drawn area."""
-        return self.of_rows(np.flatnonzero(area.contains(self.centres)))
+    def of_zone(self, zone: Zone) -> Assessment:
+        """What is in one zone of the tumour."""
+        return self.of_rows(np.flatnonzero(zone.contains(self.centres)))
 
     def _assess(self, cells: JudgedCells, which: Bools, draws: int) -> Assessment:
         return assess(
             cells,
             which,
             tumour_confirmed=self.tumour.confirmed,
-            refusal=self.refusal,
+            refusal=self.refusal.reason if self.refusal else "",
             draws=draws,
         )
 

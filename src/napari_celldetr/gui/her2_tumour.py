@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.errors import AnnotationError
-from napari_celldetr.gui.her2_state import Said, Tumour
 from napari_celldetr.gui.layers import Frame, rectangle_world
+from napari_celldetr.pipeline.her2.tumour import ASSUMED, DRAWN, Tumour
+from napari_celldetr.pipeline.her2.zones import Zone
 
 CORNERS = 48
 """Of a polygon that stands for an ellipse."""
@@ -45,13 +46,18 @@ def choices(areas: Mapping[str, Area], layers: Iterable[Any]) -> list[Choice]:
 def tumour_of(key: str, areas: Mapping[str, Area], layers: Iterable[Any], frame: Frame) -> Tumour:
     """The tumour that a choice means at this moment."""
     if key == ALL_KEY:
-        return Tumour(Said.ALL, name=WORDS[ALL_KEY])
+        return Tumour(ASSUMED)
     if key == AREAS_KEY:
-        return Tumour(Said.AREAS, tuple(areas.values()), WORDS[AREAS_KEY])
+        return _drawn(areas.values())
     for layer in layers:
         if is_shapes(layer) and LAYER_KEY + layer.name == key:
-            return Tumour(Said.AREAS, tuple(areas_of(layer, frame)), layer.name)
+            return _drawn(areas_of(layer, frame))
     return Tumour()
+
+
+def _drawn(areas: Iterable[Area]) -> Tumour:
+    zones = tuple(Zone(area) for area in areas)
+    return Tumour(DRAWN, zones) if zones else Tumour()
 
 
 def is_shapes(layer: Any) -> bool:

@@ -44,7 +44,13 @@ def reason_of(found: Assessment) -> str:
     reason = found.score.reason
     if found.score.score is None and reason == UNCONFIRMED:
         reason = "say below where the invasive tumour is; the figures are of all measured cells"
-    return f"{reason[:1].upper()}{reason[1:]}." if reason else ""
+    return sentence(reason)
+
+
+def sentence(text: str) -> str:
+    """A clause as a sentence; '' stays ''."""
+    text = text.rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def doubts_of(found: Assessment) -> list[str]:
@@ -104,7 +110,12 @@ def share_words(found: Assessment, score: str) -> tuple[str, str]:
     if math.isnan(percent):
         return "–", "–"
     low, high = (found.bootstrap or found.wilson)[score]
-    return f"{percent:.1f} % ({low:.0f}–{high:.0f})", f"{area:.0f} %"
+    return f"{percent:.1f} % ({low:.0f}–{high:.0f})", percent_words(area)
+
+
+def percent_words(percent: float) -> str:
+    """A share of area."""
+    return "–" if math.isnan(percent) else f"{percent:.0f} %"
 
 
 def branch_words(branch: Branch, *, deciding: bool) -> tuple[str, str, str]:
