@@ -6,11 +6,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.regions import Region
+from napari_celldetr.pipeline.her2.tissue_sample import (
+    PATCHES,
+    in_words,
+    look_over,
+    tissue_pixels,
+)
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.slides.stain import (
     H_DAB,
@@ -20,26 +25,15 @@ from napari_celldetr.slides.stain import (
     stain_vectors,
     unmix,
 )
-from napari_celldetr.slides.tissue import find_tissue
 
 White = tuple[float, float, float]
 Rgb = NDArray[np.uint8]
 FULL_LIGHT: White = (255.0, 255.0, 255.0)
 
-OVERVIEW_UM = 4.0
-MOST_SIDE = 3072
-AWAY_UM = 12.0
-"""Glass is read this far from tissue: near it lies what has bled out of it."""
-GLASS_LOWEST, GLASS_SPREAD = 160, 24
-"""Darkest glass, and how far its channels may lie apart: scanners' whites are nearly grey."""
-LOWEST_WHITE = 200.0
-FEWEST_GLASS = 400
-"""Pixels of the overview, and at least `GLASS_SHARE` of it."""
-GLASS_SHARE = 0.002
 CROPPED_WHITE = 240.0
 """Without glass in sight no less than this is taken, the usual value (Macenko et al., 2009)."""
 
-PATCH_UM, PATCHES, PATCH_MPP = 256.0, 24, 0.5
+PATCH_MPP = 0.5
 LEAST_OD = 0.15
 """A pixel with less of a stain says nothing of its colour."""
 STAIN_SHARE = 0.01
@@ -97,80 +91,20 @@ def estimate_slide_stain(slide: Slide, *, patches: int = PATCHES) -> SlideStain:
     SlideError
         The slide cannot be read, or its pixel size is not known.
     """
-    overview, step = _overview(slide)
-    tissue, _, _ = find_tissue(overview, close_px=max(2.0, 32.0 / step))
-    glass, reason = _glass(overview, tissue, step)
+    sample = look_over(slide)
+    glass, reason = sample.glass()
     if glass is None:
-        bright = np.clip(np.percentile(overview, 99.9, axis=(0, 1)), CROPPED_WHITE, 255)
-        said = f"White: {_words(bright)} is assumed, for {reason}."
+        bright = np.clip(sample.brightest(), CROPPED_WHITE, 255)
+        said = f"White: {in_words(bright)} is assumed, for {reason}."
         told = "Stains: the usual ones, for colours cannot be told without the colour of glass."
         return SlideStain(_triple(bright), notes=(said, told))
-    regions = _patches(slide, overview, tissue, patches)
-    pixels = [slide.read(region, PATCH_MPP).reshape(-1, 3) for region in regions]
     white = _triple(glass)
-    vectors, told = _vectors(np.concatenate([np.zeros((0, 3), np.uint8), *pixels]), white)
-    return SlideStain(white, vectors, notes=(f"White: {_words(glass)}, {reason}.", told))
-
-
-def _overview(slide: Slide) -> tuple[Rgb, float]:
-    """The whole slide, and its µm per px."""
-    mpp = max(slide.known_mpp())
-    longest = max(slide.size)
-    picture = slide.thumbnail(int(np.clip(longest * mpp / OVERVIEW_UM, 256, MOST_SIDE)))
-    return picture, slide.size[0] * mpp / picture.shape[1]
-
-
-def _glass(
-    overview: Rgb, tissue: NDArray[np.bool_], step: float
-) -> tuple[NDArray[np.float64] | None, str]:
-    """The colour (3,) of glass outside tissue and how it was found; None and the reason if not."""
-    away = ndimage.distance_transform_edt(~tissue) * step > AWAY_UM if tissue.any() else ~tissue
-    pixels = overview[away]
-    bright = pixels[pixels.min(axis=1, initial=255) >= GLASS_LOWEST]
-    # What was never scanned is filled with pure white.
-    scanned = bright[bright.min(axis=1) < 255]
-    if len(scanned) > len(bright) / 20:
-        bright = scanned
-    if len(bright) < max(FEWEST_GLASS, GLASS_SHARE * tissue.size):
-        return None, f"only {len(bright)} px of the overview are glass"
-    colour = np.median(bright, axis=0)
-    if colour.min() < LOWEST_WHITE:
-        return None, f"what looks like glass is as dark as {_words(colour)}"
-    if np.ptp(colour) > GLASS_SPREAD:
-        return None, f"what looks like glass is coloured, {_words(colour)}"
-    return np.asarray(colour, np.float64), f"the median of {len(bright)} px of glass"
+    vectors, told = _vectors(tissue_pixels(slide, sample, PATCH_MPP, count=patches), white)
+    return SlideStain(white, vectors, notes=(f"White: {in_words(glass)}, {reason}.", told))
 
 
 def _triple(values: NDArray[np.floating]) -> White:
     return float(values[0]), float(values[1]), float(values[2])
-
-
-def _words(colour: NDArray[np.floating]) -> str:
-    return "/".join(f"{c:.0f}" for c in colour)
-
-
-def _patches(slide: Slide, overview: Rgb, tissue: NDArray[np.bool_], count: int) -> list[Region]:
-    """Squares of tissue: every other one where most is brown, the rest spread over the slide."""
-    mpp = np.array(slide.known_mpp())
-    side = np.maximum(np.minimum(PATCH_UM / mpp, slide.size), 1)
-    grid = np.maximum(np.array(slide.size) // side, 1).astype(int)
-    height, width = tissue.shape
-    brown = np.maximum(dab_od(overview), 0) * tissue
-    scores = []
-    for row in range(grid[1]):
-        for column in range(grid[0]):
-            y = slice(row * height // grid[1], max((row + 1) * height // grid[1], 1))
-            x = slice(column * width // grid[0], max((column + 1) * width // grid[0], 1))
-            share = tissue[y, x].mean() if tissue[y, x].size else 0.0
-            if share > 0.3:
-                scores.append((float(brown[y, x].mean()), column, row))
-    scores.sort(reverse=True)
-    most, rest = scores[: count // 2], scores[count // 2 :]
-    spread = rest[:: max(1, len(rest) // max(1, count - len(most)))][: count - len(most)]
-    return [
-        Region(int(c * side[0]), int(r * side[1]), int(side[0]), int(side[1]))
-        for _, c, r in most + spread
-    ]
 
 
 def _vectors(pixels: Rgb, white: White) -> tuple[NDArray[np.float64], str]:
