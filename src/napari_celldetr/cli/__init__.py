@@ -23,6 +23,8 @@ COMMANDS = {
     "corrections": "write what people corrected in the viewer, or how it came about",
     "register": "find where the tissue of an H&E slide lies on an IHC slide",
     "warp": "move points, outlines or a picture from one slide to the other",
+    "her2": "score a HER2 IHC slide of breast cancer, with a report",
+    "replay": "compute a HER2 report again and compare every figure",
     "train": "train or fine-tune a model",
     "pretrain": "pretrain a network on images without labels",
     "join": "give a model a coarser one that has a say in the classes",

@@ -14,19 +14,20 @@ from napari_celldetr.core.config import Setting, describe, from_mapping
 C = TypeVar("C")
 
 
-def add_config_flags(parser: argparse.ArgumentParser, config: type) -> None:
+def add_config_flags(parser: argparse.ArgumentParser, config: type, *, prefix: str = "") -> None:
     """One flag per setting: ``tile_px`` becomes ``--tile-px``, a switch that is on gets ``--no-``.
 
-    Settings without a default become required flags; advanced ones stand in a group of their
-    own. Bounds are checked while parsing, so that a bad value is a usage error.
+    `prefix` stands before the names, where a command has several configs. Settings without a
+    default become required flags; advanced ones stand in a group of their own. Bounds are checked
+    while parsing, so that a bad value is a usage error.
     """
     advanced = parser.add_argument_group("advanced settings")
     required = _without_default(config)
     for setting in describe(config):
         group: Any = advanced if setting.info.advanced else parser
         group.add_argument(
-            "--" + setting.name.replace("_", "-"),
-            dest=setting.name,
+            "--" + (prefix + setting.name).replace("_", "-"),
+            dest=prefix + setting.name,
             default=None,
             required=setting.name in required,
             help=_help(setting),
@@ -34,9 +35,9 @@ def add_config_flags(parser: argparse.ArgumentParser, config: type) -> None:
         )
 
 
-def config_from(args: argparse.Namespace, config: type[C]) -> C:
+def config_from(args: argparse.Namespace, config: type[C], *, prefix: str = "") -> C:
     """The config that the flags ask for; what was not given keeps its default."""
-    given = {s.name: getattr(args, s.name) for s in describe(config)}
+    given = {s.name: getattr(args, prefix + s.name) for s in describe(config)}
     # argparse collects several values in a list; a frozen config holds a tuple.
     given = {k: tuple(_flat(v)) if isinstance(v, list) else v for k, v in given.items()}
     return from_mapping(config, {k: v for k, v in given.items() if v is not None})

@@ -48,7 +48,7 @@ def draw_legend(
     from PIL import Image, ImageDraw
 
     size = int(np.clip(width / 60, 12, 28))
-    font = _Font(size, title + "".join(e.name for e in entries))
+    font = Font(size, title + "".join(e.name for e in entries))
     rows = _wrapped(entries, width - 2 * size, font)
     sentence = _fitting(RESEARCH_USE, width - 2 * size, font)
     heading = _fitting(title, width - 2 * size, font) if title else []
@@ -80,7 +80,7 @@ def scale_bar(width: int, um_per_px: float) -> tuple[int, str]:
     return max(1, round(um / um_per_px)), label
 
 
-def _draw_bar(draw: ImageDraw.ImageDraw, y: int, width: int, um_per_px: float, font: _Font) -> None:
+def _draw_bar(draw: ImageDraw.ImageDraw, y: int, width: int, um_per_px: float, font: Font) -> None:
     """A bar of exactly its length: its ends are pixel edges."""
     length, label = scale_bar(width, um_per_px)
     thick = max(2, font.size // 4)
@@ -89,7 +89,7 @@ def _draw_bar(draw: ImageDraw.ImageDraw, y: int, width: int, um_per_px: float, f
     font.write(draw, (length + 1.6 * font.size, y), label, INK)
 
 
-class _Font:
+class Font:
     """Pillow's own font, or the system's where `texts` has letters that it lacks."""
 
     def __init__(self, size: int, texts: str) -> None:
@@ -98,6 +98,7 @@ class _Font:
         self._has_micro = _has(self._font, MICRO)
 
     def width(self, text: str) -> float:
+        """How many px a line of text takes."""
         shown = text if self._has_micro else text.replace(MICRO, "u")
         return float(self._font.getlength(shown))
 
@@ -161,7 +162,7 @@ def _shape(font: Any, letter: str) -> bytes:
 
 
 def _wrapped(
-    entries: Sequence[LegendEntry], width: int, font: _Font
+    entries: Sequence[LegendEntry], width: int, font: Font
 ) -> list[list[tuple[int, LegendEntry]]]:
     """Entries with their x, in as many rows as they need."""
     rows: list[list[tuple[int, LegendEntry]]] = [[]]
@@ -176,7 +177,7 @@ def _wrapped(
     return rows if entries else []
 
 
-def _fitting(text: str, width: int, font: _Font) -> list[str]:
+def _fitting(text: str, width: int, font: Font) -> list[str]:
     """`text` in lines that fit."""
     lines = [""]
     for word in text.split():

@@ -56,8 +56,10 @@ def _whisker(interval: Interval | None, most: float, y: float, thick: float, cap
         return ""
     low, high = (_x(float(edge or 0), most) for edge in interval)
     lines = [(low, high, y, y), *((x, x, y - cap, y + cap) for x in (low, high) if cap)]
+    # White below the ink, so that it shows on every colour.
     return "".join(
-        f'<line x1="{a}" x2="{b}" y1="{c:g}" y2="{d:g}" stroke="#1d1f24" stroke-width="{thick}"/>'
+        f'<line x1="{a}" x2="{b}" y1="{c:g}" y2="{d:g}" stroke="{ink}" stroke-width="{wide:g}"/>'
+        for ink, wide in (("#fff", thick + 1.6), ("#1d1f24", thick))
         for a, b, c, d in lines
     )
 

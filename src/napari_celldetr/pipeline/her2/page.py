@@ -20,7 +20,7 @@ LIMIT = 10.0
 Views = Sequence[tuple[str, Picture, Picture]]
 
 
-def render_page(content: Content, overview: Picture | None = None, views: Views = ()) -> str:
+def render_page(content: Content, overviews: Sequence[Picture] = (), views: Views = ()) -> str:
     """The page (HTML) of a sealed content, itself sealed."""
     name = escape(content["slide"]["name"])
     parts = [
@@ -32,7 +32,7 @@ def render_page(content: Content, overview: Picture | None = None, views: Views 
         *_head(content),
         *_tree(content),
         *_shares(content),
-        *_pictures(content, overview, views),
+        *_pictures(content, overviews, views),
         *_doubts(content),
         *_regions(content),
         *sources(content),
@@ -64,7 +64,8 @@ def _head(content: Content) -> Iterator[str]:
     score = content["score"]
     slide, mpp = content["slide"], content["slide"]["mpp"]
     scale = "pixel size not known" if mpp is None else f"{mpp[0]:.4g} µm/px"
-    yield f'<p class="over">HER2 IHC, {escape(content["scope"])}. {escape(content["research_use"])}</p>'
+    what = f"HER2 IHC, {content['scope']}. {content['research_use']}"
+    yield f'<p class="over">{escape(what)}</p>'
     yield f"<h1>{escape(slide['name'])}</h1>"
     yield f'<p class="over">{scale}; report of {escape(content["created"])}</p>'
     colour = f"--c:var(--{class_of(score)})" if score else ""
@@ -123,11 +124,13 @@ def _tree(content: Content) -> Iterator[str]:
     if content["score"] is None:
         said += " No score is given here: these are the counts of what was measured."
     yield f"<p>{escape(said)}</p>"
-    items = (_question(branch, content) for branch in content["tree"])
+    highest = max(branch["percent"] or 0 for branch in content["tree"])
+    most = 50.0 if highest <= 45 else 100.0
+    items = (_question(branch, content, most) for branch in content["tree"])
     yield f'<ol class="tree">{"".join(items)}</ol>'
 
 
-def _question(branch: Mapping[str, Any], content: Content) -> str:
+def _question(branch: Mapping[str, Any], content: Content, most: float) -> str:
     decides = branch["key"] == content["branch"]
     kind = "decides" if decides else "" if branch["asked"] else "unasked"
     answer = ("yes" if branch["answer"] else "no") if branch["asked"] else "not asked"
@@ -140,7 +143,7 @@ def _question(branch: Mapping[str, Any], content: Content) -> str:
         f"var(--{class_of(branch['leads_to'])})",
         inner=branch["interval"],
         line=LIMIT,
-        most=50.0 if (branch["percent"] or 0) <= 45 else 100.0,
+        most=most,
     )
     return (
         f'<li class="{kind}"><div class="q">{escape(branch["question"])}'
@@ -200,13 +203,13 @@ def _share(content: Content, score: str, *, by_cells: bool) -> str:
     )
 
 
-def _pictures(content: Content, overview: Picture | None, views: Views) -> Iterator[str]:
-    if overview is None:
+def _pictures(content: Content, overviews: Sequence[Picture], views: Views) -> Iterator[str]:
+    if not overviews:
         return
     yield "<h2>Pictures</h2>"
     yield "<p>Examples, for the eye: the figures come from all cells.</p>"
     yield _key(content)
-    yield f'<div class="overview">{_figure(overview)}</div>'
+    yield f'<div class="overview">{"".join(map(_figure, overviews))}</div>'
     if not views:
         return
     yield '<div class="near">'
@@ -293,6 +296,7 @@ def _regions(content: Content) -> Iterator[str]:
 def _foot(content: Content) -> Iterator[str]:
     software = content["software"]
     yield f"<footer><p><b>{escape(content['research_use'])}</b></p>"
-    yield f"<p>{escape(content['guideline'])}. {escape(software['name'])} {escape(software['version'])}.</p>"
+    rule = f"{content['guideline']}. {software['name']} {software['version']}."
+    yield f"<p>{escape(rule)}</p>"
     yield f'<p>Sealed: sha256 <span class="mono">{escape(content["sha256"])}</span>. '
     yield "<code>celldetr replay</code> computes every figure again and compares.</p></footer>"

@@ -72,7 +72,7 @@ def _not_counted(content: Content) -> Iterator[str]:
         yield f"{detection['failed']:,} tiles could not be read: their cells are missing."
 
 
-def _slide(content: Content) -> Iterator[tuple[str, str]] | Rows:
+def _slide(content: Content) -> Rows:
     slide = content["slide"]
     mpp = slide["mpp"]
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +13,25 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.her2 import SCORES
 from napari_celldetr.core.regions import Region
+from napari_celldetr.pipeline.her2.outline import ANGLES
 from napari_celldetr.pipeline.her2.palette import NOT_COUNTED, SCORE_COLORS, Rgb
 from napari_celldetr.pipeline.her2.pixel_map import render_cells
 from napari_celldetr.pipeline.her2.result import Her2Result
 from napari_celldetr.pipeline.her2.zones import Zone
-from napari_celldetr.pipeline.legend import scale_bar
+from napari_celldetr.pipeline.legend import Font, scale_bar
 from napari_celldetr.slides.slide import Slide
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
-OVERVIEW_PX = 1600
+OVERVIEW_PX = 1100
 NEAR_UM, NEAR_PX = 80.0, 560
 AROUND = 0.06
 """Share of the tissue's size that is shown around it."""
 COVER = 0.72
 INK: Rgb = (25, 25, 25)
 _GREY = len(SCORES) + 1
+_RAYS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 _PALETTE = np.array([(0, 0, 0), *(SCORE_COLORS[s] for s in SCORES), NOT_COUNTED], np.uint8)
 
 
@@ -43,31 +45,34 @@ class Picture:
     words: str
 
 
-def overview(result: Her2Result) -> Picture:
-    """The slide with the tumour's outline and every measured cell in its score's colour."""
-    from PIL import Image, ImageDraw
-
+def overviews(result: Her2Result) -> list[Picture]:
+    """The slide with the tumour's outline, and the same with measured cells in their colours."""
     region = _shown(result)
     shrink = max(region.width, region.height) / OVERVIEW_PX
     width, height = (max(1, round(n / max(shrink, 1.0))) for n in (region.width, region.height))
     pixels = result.slide.render(region, width, height)
-    words = "the slide"
+    outlined = ", the tumour outlined in black" if result.tumour.zones else ""
+    found = [_with_outlines(result, pixels, region, f"as scanned{outlined}")]
     if result.reading is not None and result.judged is not None:
-        cells = render_cells(
-            result.reading.measured.outlines, _values(result), region, (height, width)
-        )
-        pixels = _covered(pixels, cells)
-        words += ", each measured cell in the colour of its score"
+        outlines = result.reading.measured.outlines
+        cells = render_cells(outlines, _values(result), region, (height, width))
+        words = "each measured cell in the colour of its score"
+        found.append(_with_outlines(result, _covered(pixels, cells), region, words))
+    return found
+
+
+def _with_outlines(
+    result: Her2Result, pixels: NDArray[np.uint8], region: Region, words: str
+) -> Picture:
+    from PIL import Image, ImageDraw
+
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
-    scale = np.array([width / region.width, height / region.height])
-    for zones, color, line in (
-        (result.tumour.zones, INK, 3),
-        ((*result.tumour.cut_out, *result.tumour.untrusted), NOT_COUNTED, 2),
-    ):
-        _outline(draw, zones, region, scale, color, line)
-    words += ", the tumour's outline in black" if result.tumour.zones else ""
-    _bar(draw, (width, height), result.slide, region.width / width)
+    scale = np.array([image.width / region.width, image.height / region.height])
+    tumour = result.tumour
+    _outline(draw, (*tumour.cut_out, *tumour.untrusted), region, scale, NOT_COUNTED, 2)
+    _outline(draw, tumour.zones, region, scale, INK, 3)
+    _bar(draw, image.size, result.slide, region.width / image.width)
     return _picture(image, words)
 
 
@@ -87,7 +92,7 @@ def near_views(result: Her2Result) -> list[tuple[str, Picture, Picture]]:
 def _shown(result: Her2Result) -> Region:
     """What holds the tumour or all cells, and a little around it; else the scanned part."""
     slide = result.slide
-    corners = [z.outline.corners for z in result.tumour.zones]
+    corners: list[NDArray[Any]] = [z.outline.corners for z in result.tumour.zones]
     if not corners and result.judged is not None and len(result.judged):
         corners = [result.judged.centres]
     if not corners:
@@ -129,21 +134,19 @@ def _outline(
             draw.line([(float(x), float(y)) for x, y in corners], color, line, joint="curve")
 
 
-def _bar(draw: ImageDraw.ImageDraw, size: tuple[int, int], slide: Slide, px_per_px: float) -> None:
-    """A scale bar at the lower right, on white."""
-    from PIL import ImageFont
-
+def _bar(draw: ImageDraw.ImageDraw, size: tuple[int, int], slide: Slide, shrink: float) -> None:
+    """A scale bar at the lower right, on white; `shrink` is level-0 px per px."""
     if slide.mpp is None:
         return
-    length, label = scale_bar(size[0], slide.mpp[0] * px_per_px)
-    letters = max(14, size[0] // 45)
-    font = ImageFont.load_default(letters)
-    label = label.replace("µ", "u") if not font.getmask("µ").getbbox() else label
-    x1, y1 = size[0] - letters, size[1] - letters
-    wide = max(length, round(font.getlength(label)))
-    draw.rectangle((x1 - wide - letters, y1 - 2 * letters, size[0], size[1]), "white")
-    draw.rectangle((x1 - length, y1, x1 - 1, y1 + max(2, letters // 5)), INK)
-    draw.text((x1 - wide / 2, y1 - letters * 0.4), label, INK, font, anchor="ms")
+    length, label = scale_bar(size[0], slide.mpp[0] * shrink)
+    letters = max(24, size[0] // 36)
+    font = Font(letters, label)
+    wide = max(length, round(font.width(label)))
+    right, bottom = size[0] - letters, size[1] - letters
+    draw.rectangle((right - wide - letters, bottom - 2.2 * letters, *size), "white")
+    draw.rectangle((right - length, bottom, right - 1, bottom + max(2, letters // 5)), INK)
+    left = right - wide / 2 - font.width(label) / 2
+    font.write(draw, (left, bottom - letters), label, INK)
 
 
 def _typical(result: Her2Result, score: int) -> int | None:
@@ -174,31 +177,44 @@ def _square(slide: Slide, centre: NDArray[Any]) -> Region:
 def _pair(result: Her2Result, region: Region, score: str) -> tuple[Picture, Picture]:
     from PIL import Image, ImageDraw
 
-    assert result.reading is not None
-    plain = Image.fromarray(result.slide.render(region, NEAR_PX, NEAR_PX))
+    # Drawn at twice the size and shrunk: smooth lines.
+    large = 2 * NEAR_PX
+    plain = Image.fromarray(result.slide.render(region, large, large))
     drawn = plain.copy()
     draw = ImageDraw.Draw(drawn)
-    outlines, values = result.reading.measured.outlines, _values(result)
-    spare = np.array([region.width, region.height]) * 0.2
-    low = np.array([region.x, region.y]) - spare
-    near = ((outlines.centres > low) & (outlines.centres < low + 7 * spare)).all(axis=1)
-    polygons = outlines.polygons()[near] if near.any() else np.zeros((0, 1, 2))
-    for corners, value in zip(polygons, values[near], strict=True):
-        line = (np.concatenate([corners, corners[:1]]) - (region.x, region.y)) * (
-            NEAR_PX / region.width
-        )
-        places = [(float(x), float(y)) for x, y in line]
-        draw.line(places, (255, 255, 255), 6, joint="curve")
-        draw.line(places, tuple(int(v) for v in _PALETTE[value]), 4, joint="curve")
-    _bar(ImageDraw.Draw(plain), plain.size, result.slide, region.width / NEAR_PX)
+    lines = list(_lines(result, region, large))
+    for places, _ in lines:
+        draw.line(places, (255, 255, 255), 13, joint="curve")
+    for places, color in lines:
+        draw.line(places, color, 9, joint="curve")
+    small = [image.resize((NEAR_PX, NEAR_PX), Image.Resampling.LANCZOS) for image in (plain, drawn)]
+    _bar(ImageDraw.Draw(small[0]), small[0].size, result.slide, region.width / NEAR_PX)
     return (
-        _picture(plain, f"tissue with cells {score}"),
-        _picture(drawn, "the same tissue, cells outlined in the colour of their score"),
+        _picture(small[0], f"tissue with cells {score}"),
+        _picture(small[1], "the same tissue, cells outlined in the colour of their score"),
     )
+
+
+def _lines(
+    result: Her2Result, region: Region, side: int
+) -> Iterator[tuple[list[tuple[float, float]], Rgb]]:
+    """Closed lines around the cells in a square region, px of a picture, and their colours."""
+    assert result.reading is not None
+    outlines, values = result.reading.measured.outlines, _values(result)
+    spare = 0.2 * np.array([region.width, region.height])
+    low = np.array([region.x, region.y]) - spare
+    inside = (outlines.centres > low) & (outlines.centres < low + 7 * spare)
+    for row in np.flatnonzero(inside.all(axis=1)):
+        corners = outlines.centres[row] + outlines.radii[row, :, None] * _RAYS
+        ring = (np.concatenate([corners, corners[:1]]) - (region.x, region.y)) * (
+            side / region.width
+        )
+        r, g, b = (int(v) for v in _PALETTE[values[row]])
+        yield [(float(x), float(y)) for x, y in ring], (r, g, b)
 
 
 def _picture(image: Any, words: str) -> Picture:
     data = io.BytesIO()
     image.save(data, format="jpeg", quality=88, subsampling=0)
     url = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-    return Picture(url, *image.size, words)
+    return Picture(url, image.width, image.height, words)

@@ -10,7 +10,7 @@ from typing import Any
 from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.pipeline.her2.content import Content, report_content
 from napari_celldetr.pipeline.her2.page import render_page
-from napari_celldetr.pipeline.her2.pictures import near_views, overview
+from napari_celldetr.pipeline.her2.pictures import near_views, overviews
 from napari_celldetr.pipeline.her2.result import Her2Result
 from napari_celldetr.pipeline.her2.seal import sealed, write_text
 
@@ -36,7 +36,7 @@ def write_report(
     if target.suffix.lower() in JSON:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     else:
-        text = render_page(content, overview(result), near_views(result))
+        text = render_page(content, overviews(result), near_views(result))
     write_text(target, text)
     return content
 

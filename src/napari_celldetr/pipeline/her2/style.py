@@ -15,7 +15,8 @@ body{font:15px/1.5 "Segoe UI",system-ui,-apple-system,"Helvetica Neue",Arial,san
 color:var(--ink);background:#fff;max-width:1040px;margin:0 auto;padding:28px 28px 48px}
 h1,h2,h3,p,dl,dd,ol,figure{margin:0;padding:0}
 h1{font-size:21px;font-weight:650;overflow-wrap:anywhere}
-h2{font-size:17px;font-weight:650;margin:40px 0 4px;padding-top:16px;border-top:1px solid var(--line)}
+h2{font-size:17px;font-weight:650;margin:40px 0 4px;padding-top:16px;
+border-top:1px solid var(--line)}
 h2+p{color:var(--soft);margin-bottom:12px;max-width:74ch}
 .over{font-size:13px;color:var(--soft);margin-bottom:2px}
 .verdict{display:grid;grid-template-columns:minmax(180px,auto) 1fr;gap:28px;margin-top:20px;
@@ -55,6 +56,7 @@ ol.tree li.unasked{color:#8b909b}ol.tree li.unasked svg{opacity:.45}
 svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
 figure img{width:100%;height:auto;display:block;border-radius:6px;border:1px solid var(--line)}
 figcaption{font-size:13px;color:var(--soft);margin-top:6px}
+.overview{display:grid;grid-template-columns:repeat(auto-fit,minmax(360px,1fr));gap:14px}
 .near{display:grid;grid-template-columns:repeat(4,1fr);gap:14px;margin-top:18px}
 .near h3{font-size:14px;font-weight:600;margin-bottom:6px}
 .near figure+figure{margin-top:8px}
@@ -74,7 +76,7 @@ ol.tree li svg{display:none}}
 @media print{@page{margin:14mm}body{max-width:none;padding:0;font-size:10.5pt}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 h2{break-after:avoid;margin-top:22px}li,tr,figure,.verdict{break-inside:avoid}
-.overview img{max-height:150mm;width:auto;max-width:100%}}
+.overview{grid-template-columns:1fr 1fr}}
 """
 )
 

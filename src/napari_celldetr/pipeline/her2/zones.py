@@ -180,8 +180,8 @@ class DrawnZones:
 
     def sentence(self) -> str:
         """What was read, in words for people."""
-        text = f"{len(self.tumour)} tumour areas"
-        text += f", {len(self.cut_out)} areas cut out of them" if self.cut_out else ""
+        text = f"tumour areas: {len(self.tumour)}"
+        text += f", cut out of them: {len(self.cut_out)}" if self.cut_out else ""
         others = ", ".join(f"{n} of class {name!r}" for name, n in self.left_out.items())
         return text + (f"; left out: {others}" if others else "")
 
