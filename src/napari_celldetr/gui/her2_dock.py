@@ -29,7 +29,6 @@ from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import (
     DetectRequest,
     DetectResult,
-    detect_job,
     shared_models,
 )
 from napari_celldetr.gui.her2_control import ControlBox
@@ -38,6 +37,7 @@ from napari_celldetr.gui.her2_job import (
     MeasureRequest,
     MeasureStep,
     coverage_job,
+    find_job,
     measure_job,
 )
 from napari_celldetr.gui.her2_layers import Her2Layers, Show
@@ -423,7 +423,7 @@ class Her2Dock(Dock):
         session.begin(search.card, search.identity(session), search.card.threshold)
         models, earlier = self.models, session.earlier(seen)
         self.run_bar.show_busy("Loading the model that finds nuclei…")
-        self.detector.start(lambda: detect_job(request, models, earlier))
+        self.detector.start(lambda: find_job(request, models, earlier))
 
     def _region(self, session: SlideSession) -> Region:
         whole = Region(0, 0, *session.size)
@@ -843,7 +843,7 @@ class Her2Dock(Dock):
 
     def _on_show(self, _index: int = 0) -> None:
         if self.layers is not None:
-            self.layers.choose(self.show_box.currentData())
+            self.layers.choose(Show(self.show_box.currentData()))
 
     def _show_nuclei(self, shown: bool) -> None:
         overlay = None if self.session is None else self.session.overlay

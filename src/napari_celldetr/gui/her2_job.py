@@ -14,7 +14,14 @@ from napari_celldetr.core.grid_index import inside
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
-from napari_celldetr.gui.detect_job import SlideSource
+from napari_celldetr.gui.detect_job import (
+    DetectRequest,
+    DetectResult,
+    Earlier,
+    Models,
+    SlideSource,
+    detect_job,
+)
 from napari_celldetr.gui.her2_state import Her2State
 from napari_celldetr.pipeline.her2.coverage import StainCoverage, stain_coverage
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
@@ -25,6 +32,7 @@ from napari_celldetr.pipeline.her2.slide_stain import (
     calibrate,
     estimate_slide_stain,
 )
+from napari_celldetr.pipeline.her2.stain_kind import require_stain
 from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
 from napari_celldetr.slides.slide import Slide
 
@@ -56,6 +64,14 @@ class MeasureStep(Progress):
     early: Her2State | None = None
 
 
+def find_job(request: DetectRequest, models: Models, earlier: Earlier) -> Job[DetectResult]:
+    """`detect_job` on a slide that is no H&E slide."""
+    yield Progress(0, 0, "Looking at the stain…")
+    with request.source.open() as slide:
+        require_stain(slide, "H-DAB")
+    return (yield from detect_job(request, models, earlier))
+
+
 def measure_job(request: MeasureRequest) -> Job[Measured]:
     """Open the slide, see whether it can be measured, read the membranes."""
     started = time.perf_counter()
@@ -85,6 +101,7 @@ def _stain(
 ) -> Generator[Progress, None, SlideStain]:
     """The slide's light and stains, evened out by a control if there is one."""
     yield Progress(0, 0, "Looking at the stain…")
+    require_stain(slide, "H-DAB")
     stain = estimate_slide_stain(slide)
     if control is not None:
         yield Progress(0, 0, "Reading the control…")
