@@ -44,7 +44,7 @@ def geojson(*features):
                 "properties": {} if name is None else {"classification": {"name": name}},
                 "geometry": {
                     "type": "Polygon",
-                    "coordinates": [[*np.asarray(r).tolist(), list(r[0])] for r in rings],
+                    "coordinates": [np.vstack([r, r[:1]]).tolist() for r in rings],
                 },
             }
             for name, *rings in features

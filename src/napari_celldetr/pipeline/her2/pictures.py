@@ -184,9 +184,9 @@ def _pair(result: Her2Result, region: Region, score: str) -> tuple[Picture, Pict
     draw = ImageDraw.Draw(drawn)
     lines = list(_lines(result, region, large))
     for places, _ in lines:
-        draw.line(places, (255, 255, 255), 13, joint="curve")
+        draw.line(places, (255, 255, 255), 13)
     for places, color in lines:
-        draw.line(places, color, 9, joint="curve")
+        draw.line(places, color, 9)
     small = [image.resize((NEAR_PX, NEAR_PX), Image.Resampling.LANCZOS) for image in (plain, drawn)]
     _bar(ImageDraw.Draw(small[0]), small[0].size, result.slide, region.width / NEAR_PX)
     return (

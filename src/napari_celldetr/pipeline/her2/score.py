@@ -33,6 +33,7 @@ from napari_celldetr.pipeline.her2.settings import (
     Her2Config,
 )
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain, estimate_slide_stain
+from napari_celldetr.pipeline.her2.stain_kind import require_stain
 from napari_celldetr.pipeline.her2.tumour import (
     ASSUMED,
     Tumour,
@@ -117,21 +118,21 @@ def score_her2(
     asked = tumour or TumourRequest()
     chosen = check(config or Her2Config())
     used = networks or _networks(chosen, asked, ihc)
-    _require_stains(ihc, asked.he)
+    told = _require_stains(ihc, asked.he)
+    yield Progress(0, 0, "stains recognised")
     known = yield from _tumour(ihc, asked, chosen, used)
-    return (
-        yield from score_tumour(
-            ihc,
-            known,
-            chosen,
-            rules=rules,
-            cells=cells,
-            networks=used,
-            predictor=predictor,
-            workspace=workspace,
-            fresh=fresh,
-        )
+    found = yield from score_tumour(
+        ihc,
+        known,
+        chosen,
+        rules=rules,
+        cells=cells,
+        networks=used,
+        predictor=predictor,
+        workspace=workspace,
+        fresh=fresh,
     )
+    return replace(found, notes=(*told, *found.notes))
 
 
 def score_tumour(
@@ -172,8 +173,16 @@ def _networks(config: Her2Config, asked: TumourRequest, ihc: Slide) -> Networks:
     return installed_networks(config.device, tumour=needed, others=others)
 
 
-def _require_stains(ihc: Slide, he: Slide | None) -> None:
-    """`SlideError` where an H&E slide is given as the IHC slide, or the reverse."""
+def _require_stains(ihc: Slide, he: Slide | None) -> tuple[str, ...]:
+    """What cannot be told of stains; `SlideError` where one slide is surely the other kind."""
+    kinds = [("IHC", require_stain(ihc, "H-DAB"))]
+    if he is not None:
+        kinds.append(("H&E", require_stain(he, "H&E")))
+    return tuple(
+        f"Whether the {side} slide is one cannot be told from its colours: {found.why}."
+        for side, found in kinds
+        if found.kind == "unknown"
+    )
 
 
 def _tumour(
