@@ -92,10 +92,17 @@ def run_whole(qtbot):
 @pytest.fixture
 def notes(monkeypatch):
     """Texts of the notifications a test caused."""
-    from napari_celldetr.gui import contributions, detect_dock, files, her2_dock, review_dock
+    from napari_celldetr.gui import (
+        contributions,
+        detect_dock,
+        files,
+        her2_dock,
+        her2_runs,
+        review_dock,
+    )
 
     told = []
-    for module in (contributions, detect_dock, files, her2_dock, review_dock):
+    for module in (contributions, detect_dock, files, her2_dock, her2_runs, review_dock):
         for name in ("show_error", "show_warning", "show_info"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, told.append)

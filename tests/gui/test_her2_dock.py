@@ -12,10 +12,11 @@ from viewer_fakes import FakeModels, slide_image
 
 from napari_celldetr.core.edits import delete
 from napari_celldetr.core.her2 import Cutoffs, assess
-from napari_celldetr.gui.her2_dock import EMPTY_TEXT, TUMOUR_LAYER, Her2Dock
+from napari_celldetr.gui.her2_dock import EMPTY_TEXT, Her2Dock
 from napari_celldetr.gui.her2_layers import Show
 from napari_celldetr.gui.her2_parts import in_order
 from napari_celldetr.gui.her2_tumour import ALL_KEY, LAYER_KEY, NOTHING_KEY, areas_of
+from napari_celldetr.gui.her2_where import TUMOUR_LAYER
 from napari_celldetr.gui.layers import Frame, point_data, slide_layer
 from napari_celldetr.gui.overlay import camera_of
 from napari_celldetr.gui.prepared import prepare
@@ -55,7 +56,7 @@ def measured(make_her2, her2_layer):
     """A viewer whose slide's nuclei are known and measured."""
     viewer, dock = make_her2(her2_layer)
     hold_nuclei(dock)
-    dock._take(her2_state())
+    dock.take(her2_state())
     return viewer, dock
 
 
@@ -67,14 +68,14 @@ def hold_nuclei(dock):
 
 def measure(dock, qtbot):
     dock.run()
-    qtbot.waitUntil(lambda: not dock._busy(), timeout=30_000)
+    qtbot.waitUntil(lambda: not dock.runs.running, timeout=30_000)
 
 
 def draw(viewer, dock, corners=LEFT, name="left"):
     options = Frame.of_mpp((0.25, 0.25)).layer_options()
     layer = Shapes([point_data(corners)], shape_type="polygon", name=name, **options)
     viewer.add_layer(layer)
-    dock.choose_tumour(LAYER_KEY + name)
+    dock.where.choose(LAYER_KEY + name)
 
 
 def test_without_a_slide_the_dock_says_what_to_do(make_her2):
@@ -90,20 +91,20 @@ def test_the_whole_path(make_her2, her2_layer, qtbot, tmp_path):
     measure(dock, qtbot)
     state = dock.state
     assert len(state) == len(her2_slide()[1].cells)
-    assert dock.score_box.title.text() == "No HER2 score"
+    assert dock.body.score_box.title.text() == "No HER2 score"
     assert [la.name.split(" ·")[0] for la in viewer.layers][-2:] == ["HER2 map", "HER2 outlines"]
     draw(viewer, dock)
     judged = state.judged
     left = judged.centres[:, 0] < 800
     told = assess(judged, left, tumour_confirmed=True)
-    assert dock.score_box.title.text().startswith(f"HER2 {told.score.score} (")
-    dock.scope.setCurrentIndex(1)
+    assert dock.body.score_box.title.text().startswith(f"HER2 {told.score.score} (")
+    dock.body.scope.setCurrentIndex(1)
     for score, percent in told.percent_cells.items():
-        assert dock.bars.texts(score)[0].startswith(f"{percent:.1f} % (")
-        assert dock.bars.texts(score)[1] == f"{told.percent_area[score]:.0f} %"
+        assert dock.body.bars.texts(score)[0].startswith(f"{percent:.1f} % (")
+        assert dock.body.bars.texts(score)[1] == f"{told.percent_area[score]:.0f} %"
     target = tmp_path / "report.json"
     dock.write_report(target)
-    qtbot.waitUntil(lambda: not dock.reporter.running, timeout=30_000)
+    qtbot.waitUntil(lambda: not dock.body.reporter.running, timeout=30_000)
     report = json.loads(target.read_text())
     assert report["score"] == told.score.score
     assert report["n_cells"] == told.n_cells
@@ -115,7 +116,7 @@ def test_figures_follow_the_view(measured, qtbot):
     viewer, dock = measured
     camera_of(viewer).zoom = 12.0
     qtbot.waitUntil(
-        lambda: dock.scope_label.text().startswith(
+        lambda: dock.body.scope_label.text().startswith(
             f"{len(dock.state.rows_in(dock.session.view()))} cells"
         ),
         timeout=3000,
@@ -129,60 +130,60 @@ def test_figures_follow_the_view(measured, qtbot):
 
 
 def branches_light_their_cells(viewer, dock):
-    dock.ask = lambda _: True
-    dock.choose_tumour(ALL_KEY)
+    dock.where.ask = lambda _: True
+    dock.where.choose(ALL_KEY)
     camera_of(viewer).zoom = 4.0
     before = tuple(camera_of(viewer).center)
     key = "complete_intense_over_10"
     rows = dock.state.rows_of_branch(key)
-    dock.tree.row(key).click()
+    dock.body.tree.row(key).click()
     assert dock.state.branch == key
     assert tuple(camera_of(viewer).center) == before
     values = dock.layers.map.values
     assert np.flatnonzero((values > 0) & (values < 5)).tolist() == rows.tolist()
-    dock.tree.row(key).click()
+    dock.body.tree.row(key).click()
     assert dock.state.branch == ""
     # Far from all cells.
     camera_of(viewer).center = (0.0, -5000.0, -5000.0)
-    dock.tree.row(key).click()
+    dock.body.tree.row(key).click()
     view = dock.session.view()
     assert set(rows) <= set(dock.state.rows_in(view).tolist())
 
 
 def sliders_act_on_measured_cells(dock, qtbot):
-    dock.scope.setCurrentIndex(1)
+    dock.body.scope.setCurrentIndex(1)
     intense = dock.state.of_slide().counts
-    dock.cutoffs.slider("intense").setValue(140)
+    dock.body.cutoffs.slider("intense").setValue(140)
     qtbot.waitUntil(lambda: dock.state.cutoffs.intense == 1.4, timeout=2000)
     now = dock.state.of_slide()
     assert now.counts != intense
-    assert f"{now.percent_cells['3+']:.1f} %" in dock.bars.texts("3+")[0]
-    dock.cutoffs.reset_button.click()
+    assert f"{now.percent_cells['3+']:.1f} %" in dock.body.bars.texts("3+")[0]
+    dock.body.cutoffs.reset_button.click()
     qtbot.waitUntil(lambda: dock.state.of_slide().counts == intense, timeout=2000)
     # They cannot pass one another.
-    dock.cutoffs.slider("weak").setValue(100)
-    assert dock.cutoffs.cutoffs.weak == pytest.approx(0.29)
+    dock.body.cutoffs.slider("weak").setValue(100)
+    assert dock.body.cutoffs.cutoffs.weak == pytest.approx(0.29)
     assert in_order(Cutoffs(), "complete", 0.0).complete == pytest.approx(0.16)
 
 
 def test_what_is_tumour(measured, qtbot):
     viewer, dock = measured
     asked = []
-    dock.ask = lambda text: asked.append(text) or False
-    dock.choose_tumour(ALL_KEY)
+    dock.where.ask = lambda text: asked.append(text) or False
+    dock.where.choose(ALL_KEY)
     assert len(asked) == 1
-    assert dock.tumour_box.currentData() == NOTHING_KEY
+    assert dock.body.tumour_box.currentData() == NOTHING_KEY
     assert not dock.state.tumour.confirmed
-    dock.ask = lambda _: True
-    dock.choose_tumour(ALL_KEY)
+    dock.where.ask = lambda _: True
+    dock.where.choose(ALL_KEY)
     assert dock.state.tumour.confirmed
-    assert dock.score_box.title.text() == "HER2 3+ (positive)"
+    assert dock.body.score_box.title.text() == "HER2 3+ (positive)"
     corrected_cells_leave_the_count(dock, qtbot)
     drawing_the_tumour(viewer, dock, qtbot)
 
 
 def drawing_the_tumour(viewer, dock, qtbot):
-    dock.draw_tumour()
+    dock.where.draw()
     layer = next(la for la in viewer.layers if la.name.startswith(TUMOUR_LAYER))
     assert viewer.layers.selection.active == layer
     assert layer.mode == "add_polygon"
@@ -194,7 +195,7 @@ def drawing_the_tumour(viewer, dock, qtbot):
     layer.add(ellipse, shape_type="ellipse")
     found = areas_of(layer, dock.session.frame)
     assert found[1].area_px == pytest.approx(np.pi * 200 * 100, rel=0.01)
-    qtbot.waitUntil(lambda: dock.scope.count() == 4, timeout=2000)
+    qtbot.waitUntil(lambda: dock.body.scope.count() == 4, timeout=2000)
     viewer.layers.remove(layer)
     qtbot.waitUntil(lambda: not dock.state.tumour.confirmed, timeout=2000)
 
@@ -204,35 +205,34 @@ def corrected_cells_leave_the_count(dock, qtbot):
     n = len(dock.state)
     session.edit(delete(session.cells, np.arange(3)))
     qtbot.waitUntil(lambda: len(dock.state) == n - 3, timeout=3000)
-    assert not dock.report_button.isEnabled()
+    assert not dock.body.report_button.isEnabled()
     session.undo()
     qtbot.waitUntil(lambda: len(dock.state) == n, timeout=3000)
-    assert dock.report_button.isEnabled()
+    assert dock.body.report_button.isEnabled()
 
 
 def cells_say_what_was_measured(dock):
     position = dock.session.frame.to_world(dock.state.centres[7:8].astype(float))[0]
-    dock._mouse_at = tuple(position)
-    dock._show_hovered()
-    assert "% of its outline is stained" in dock.cell_label.text()
+    dock.pointer.point(tuple(position))
+    assert "% of its outline is stained" in dock.body.cell_label.text()
     box = her2_slide()[1].cells.boxes[4]
     row = np.flatnonzero((dock.session.cells.boxes == box).all(axis=1)).item()
     dock.session.select(np.array([row]))
-    assert dock._pinned == 4
+    assert dock.pointer.pinned == 4
 
 
 def test_layers_can_be_chosen_and_come_back(measured, qtbot):
     viewer, dock = measured
     shown = {Show.MAP: ["map"], Show.OUTLINES: ["outlines"], Show.NOTHING: []}
     for show, kinds in shown.items():
-        dock.show_box.setCurrentIndex(dock.show_box.findData(show))
+        dock.body.show_box.setCurrentIndex(dock.body.show_box.findData(show))
         seen = [k for k in ("map", "outlines") if dock.layers.layer(k).visible]
         assert seen == kinds
-    dock.nuclei_tick.setChecked(True)
+    dock.body.nuclei_tick.setChecked(True)
     assert not dock.session.overlay.hidden
     for kind in ("map", "outlines"):
         viewer.layers.remove(dock.layers.layer(kind))
-    dock.cutoffs.slider("intense").setValue(80)
+    dock.body.cutoffs.slider("intense").setValue(80)
     qtbot.waitUntil(lambda: dock.state.cutoffs.intense == 0.8, timeout=2000)
     measure(dock, qtbot)
     assert dock.layers.layer("map") is not None
@@ -246,7 +246,7 @@ def test_nuclei_are_found_first_where_there_are_none(make_her2, qtbot):
     measure(dock, qtbot)
     assert len(dock.session.cells.kept.nonzero()[0]) > 100
     assert len(dock.state) > 100
-    assert "cells are measured" in dock.run_bar.status.text()
+    assert "cells are measured" in dock.body.run_bar.status.text()
 
 
 def test_without_a_pixel_size_there_is_coverage_alone(make_her2, qtbot):
@@ -254,25 +254,25 @@ def test_without_a_pixel_size_there_is_coverage_alone(make_her2, qtbot):
     _, dock = make_her2(slide_image(field, mpp=None))
     measure(dock, qtbot)
     assert dock.state is None
-    assert dock.score_box.title.text() == "No HER2 score"
-    assert "pixel size is not known" in dock.score_box.reason.text()
-    assert dock.bars.texts("3+")[0] == "–"
-    assert dock.bars.texts("3+")[1].endswith("%")
-    assert not dock.tree_fold.isVisibleTo(dock)
+    assert dock.body.score_box.title.text() == "No HER2 score"
+    assert "pixel size is not known" in dock.body.score_box.reason.text()
+    assert dock.body.bars.texts("3+")[0] == "–"
+    assert dock.body.bars.texts("3+")[1].endswith("%")
+    assert not dock.body.tree_fold.isVisibleTo(dock)
 
 
 def test_closing_in_the_middle(make_her2, her2_layer, qtbot):
     viewer, dock = make_her2(her2_layer)
     hold_nuclei(dock)
     dock.run()
-    dock.cancel()
-    qtbot.waitUntil(lambda: not dock._busy(), timeout=10_000)
-    assert "Stopped" in dock.run_bar.status.text() or dock.state is not None
+    dock.runs.stop()
+    qtbot.waitUntil(lambda: not dock.runs.running, timeout=10_000)
+    assert "Stopped" in dock.body.run_bar.status.text() or dock.state is not None
     assert dock.session.cells.kept.any()
     dock.run()
-    assert dock._busy()
+    assert dock.runs.running
     viewer.layers.remove(her2_layer)
-    assert not dock._busy()
+    assert not dock.runs.running
     assert dock.session is None
     qtbot.wait(300)
     assert dock.state is None

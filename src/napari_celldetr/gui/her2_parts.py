@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_celldetr.core.config import Setting, describe
-from napari_celldetr.core.her2 import SCORES, Assessment, Branch, Cutoffs
+from napari_celldetr.core.her2 import GUIDELINE, SCORES, Assessment, Branch, Cutoffs
 from napari_celldetr.gui.her2_words import (
     NO_SCORE,
     branch_words,
@@ -40,6 +40,7 @@ from napari_celldetr.pipeline.her2.tumour import Refusal
 
 BAR_PX = 12
 WHISKER = QColor(128, 128, 128)
+SCOPE = f"{GUIDELINE[0].upper()}{GUIDELINE[1:]}. Research use only."
 TITLE_STYLE = "font-size: 18pt; font-weight: bold;"
 
 
@@ -58,7 +59,9 @@ class ScoreBox(QFrame):
         column = QVBoxLayout(self)
         column.setContentsMargins(6, 6, 6, 6)
         column.setSpacing(3)
-        for label in (self.title, self.next_step, self.reason, self.doubts):
+        scope = wrapped_label(SCOPE, tooltip="Gastric cancer has other rules")
+        scope.setStyleSheet("color: gray;")
+        for label in (self.title, self.next_step, self.reason, self.doubts, scope):
             column.addWidget(label)
 
     def show_score(self, found: Assessment, refusal: Refusal | None = None) -> None:

@@ -24,6 +24,7 @@ MEANINGS = {
 }
 ISH = "In situ hybridisation (ISH) is needed."
 NO_SCORE = "No HER2 score"
+NO_CELL = "Point at a cell to see what was measured of it."
 
 
 def title_of(found: Assessment) -> str:
@@ -76,7 +77,8 @@ def _redrawn(found: Assessment) -> list[str]:
     share = found.redrawn.get(found.score.score or "", 1.0)
     if share >= 0.95:
         return []
-    others = [f"{s} {100 * v:.0f} %" for s, v in found.redrawn.items() if v >= 0.005]
+    shares = {**found.redrawn, "no score": 1 - sum(found.redrawn.values())}
+    others = [f"{s} {100 * v:.0f} %" for s, v in shares.items() if v >= 0.005]
     return [f"Drawing parts of the tumour again gives {', '.join(others)}."]
 
 
@@ -142,3 +144,11 @@ def cell_words(facts: CellFacts) -> str:
     density = f"membrane {facts.intensity:.2f} OD, cytoplasm {facts.cytoplasm:.2f} OD"
     text = f"{first} {stained}; {density}; {facts.area_um2:.0f} µm²."
     return f"{text} Not counted: {facts.why_not}." if facts.why_not else text
+
+
+def unmeasured_words(cells: int) -> str:
+    """What to do about cells that were changed or added since; '' where there are none."""
+    if not cells:
+        return ""
+    some = "1 cell is" if cells == 1 else f"{cells:,} cells are"
+    return f"{some} new or changed and not measured: press Measure HER2 again."
