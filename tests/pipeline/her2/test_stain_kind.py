@@ -13,7 +13,7 @@ from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.stain import DAB, stain_vectors
 from napari_celldetr.slides.synthetic import make_he_slide, make_ihc_slide
 from napari_celldetr.slides.synthetic_her2 import make_her2_slide
-from napari_celldetr.slides.synthetic_pair import make_pair
+from napari_celldetr.slides.synthetic_pair import PairSettings, make_pair
 
 SIZE = (1024, 1024)
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     make_ihc_slide(folder / "ihc.ome.tif", size=SIZE, seed=1)
     make_her2_slide(folder / "none.ome.tif", {}, size=SIZE, seed=2)
     make_her2_slide(folder / "strong.ome.tif", {Pattern.COMPLETE_INTENSE: 0.3}, size=SIZE)
-    pair = make_pair(1)
+    pair = make_pair(1, PairSettings(size_um=(1600.0, 1400.0)))
     Image.fromarray(pair.he).save(folder / "pair_he.png")
     Image.fromarray(pair.ihc).save(folder / "pair_ihc.png")
     Image.fromarray(data.immunohistochemistry()).save(folder / "real_ihc.png")
