@@ -96,8 +96,13 @@ def _facts(content: Content) -> str:
     area = content["tumour"]["area_um2"]
     size = "–" if area is None else f"{area / 1e6:,.2f} mm²"
     patch = content["maximum_rule"]
+    confirmed = content["tumour_confirmed"]
     rows = [
-        ("Cells that count", number(content["n_cells"], 0), _left_out(content)),
+        (
+            "Cells that count" if confirmed else "Cells measured",
+            number(content["n_cells"], 0),
+            _left_out(content) if confirmed else "not confirmed as tumour",
+        ),
         ("H-score", number(content["h_score"], 0), span(wilson, 0)),
         ("Tumour area", size, f"{len(content['tumour']['zones'])} outlined"),
         ("Highest patch", patch or "–", "maximum rule; not the guideline's"),
@@ -244,7 +249,7 @@ def _figure(picture: Picture, *, caption: bool = True) -> str:
 
 def _doubts(content: Content) -> Iterator[str]:
     lines = list(_doubt_lines(content))
-    if lines:
+    if lines and content["score"]:
         yield "<h2>How near another score is</h2>"
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)
         yield f'<ul class="plain">{items}</ul>'

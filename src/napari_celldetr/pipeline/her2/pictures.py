@@ -52,6 +52,8 @@ def overviews(result: Her2Result) -> list[Picture]:
     width, height = (max(1, round(n / max(shrink, 1.0))) for n in (region.width, region.height))
     pixels = result.slide.render(region, width, height)
     outlined = ", the tumour outlined in black" if result.tumour.zones else ""
+    if result.tumour.cut_out or result.tumour.untrusted:
+        outlined += ", in grey what does not count"
     found = [_with_outlines(result, pixels, region, f"as scanned{outlined}")]
     if result.reading is not None and result.judged is not None:
         outlines = result.reading.measured.outlines

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.core.regions import Region
-from napari_celldetr.pipeline.her2.outline import RAYS, Outlines
+from napari_celldetr.pipeline.her2.outline import ANGLES, RAYS, Outlines
 
+CELLS_AT_ONCE = 20_000
+"""So many outlines are held as polygons; a slide may have a million cells."""
 NOBODYS = 0
 """Value of a pixel that no cell holds."""
 Ints = NDArray[np.int64]
@@ -50,14 +52,28 @@ def render_owners(outlines: Outlines, region: Region, shape: tuple[int, int]) ->
     Parameters as in `render_cells`.
     """
     height, width = shape
-    step = np.array([region.width / width, region.height / height])
     near = _near(outlines, region)
-    # Pixel centres lie at whole numbers.
-    corners = (outlines.polygons()[near] - (region.x, region.y)) / step - 0.5
-    cell, start, end = _spans(corners, height, width)
-    owner = _filled(near[cell] + 1, start, end, height * (width + 1))
-    _settle_overlaps(owner, outlines, near[cell], start, end, region, (height, width))
+    parts = [
+        _runs(outlines, near[i : i + CELLS_AT_ONCE], region, shape)
+        for i in range(0, max(len(near), 1), CELLS_AT_ONCE)
+    ]
+    cell, start, end = (np.concatenate(column) for column in zip(*parts, strict=True))
+    owner = _filled(cell + 1, start, end, height * (width + 1))
+    _settle_overlaps(owner, outlines, cell, start, end, region, (height, width))
     return owner.reshape(height, width + 1)[:, :width]
+
+
+def _runs(
+    outlines: Outlines, rows: Ints, region: Region, shape: tuple[int, int]
+) -> tuple[Ints, Ints, Ints]:
+    """Row of the cell, start and end of each run of pixels inside an outline."""
+    height, width = shape
+    rays = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
+    corners = outlines.centres[rows, None] + outlines.radii[rows, :, None] * rays
+    step = np.array([region.width / width, region.height / height])
+    # Pixel centres lie at whole numbers.
+    cell, start, end = _spans((corners - (region.x, region.y)) / step - 0.5, height, width)
+    return rows[cell], start, end
 
 
 def _near(outlines: Outlines, region: Region) -> Ints:

@@ -75,7 +75,7 @@ grid-template-columns:1fr 1fr;row-gap:14px}ol.tree li{grid-template-columns:24px
 ol.tree li svg{display:none}}
 @media print{@page{margin:14mm}body{max-width:none;padding:0;font-size:10.5pt}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
-h2{break-after:avoid;margin-top:22px}li,tr,figure,.verdict{break-inside:avoid}
+h2{break-after:avoid;margin-top:22px}li,tr,figure,.verdict,.near,.two>div{break-inside:avoid}
 .overview{grid-template-columns:1fr 1fr}}
 """
 )

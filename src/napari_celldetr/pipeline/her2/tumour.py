@@ -42,6 +42,8 @@ WORDS = {
     NOBODY: "not confirmed",
 }
 TUMOUR_CLASS = "tumour"
+SAMPLES = 16
+"""Points across a square of the error map that are looked for in tumour."""
 DRAW_IT = (
     "draw the invasive tumour and give it with --regions, give the H&E slide with --he, or say "
     "with --assume-tumour that all tissue is invasive tumour"
@@ -266,16 +268,19 @@ def carry(zone: Zone, transform: SlideTransform) -> Zone:
 
 
 def _untrusted(zones: Sequence[Zone], transform: SlideTransform) -> list[Zone]:
-    """Cells of the error map, near the zones, whose error is over the limit or not known."""
+    """Squares of the error map, in the zones, whose error is over the limit or not known."""
     if transform.error_map is None:
         return []
     cell = np.array(transform.error_map.spacing) / transform.he.mpp
-    bad = ~(transform.error_map.error_um <= transform.limit_um)
-    corners = np.concatenate([z.outline.corners for z in zones]) / cell
-    low, high = np.floor(corners.min(axis=0)) - 1, np.ceil(corners.max(axis=0)) + 1
-    rows, columns = np.indices(bad.shape)
-    near = (columns >= low[0]) & (columns < high[0]) & (rows >= low[1]) & (rows < high[1])
-    return zones_of_mask(bad & near, (float(cell[0]), float(cell[1])), name="alignment")
+    rows, columns = np.nonzero(~(transform.error_map.error_um <= transform.limit_um))
+    # Squares that reach into a zone, by points on a grid within each.
+    share = (np.arange(SAMPLES) + 0.5) / SAMPLES
+    within = np.stack(np.meshgrid(share, share), -1).reshape(-1, 2)
+    points = (np.stack([columns, rows], 1)[:, None] + within) * cell
+    meant = contained(zones, points.reshape(-1, 2)).reshape(len(rows), SAMPLES**2).any(axis=1)
+    bad = np.zeros(transform.error_map.error_um.shape, bool)
+    bad[rows[meant], columns[meant]] = True
+    return zones_of_mask(bad, (float(cell[0]), float(cell[1])), name="alignment")
 
 
 def _lost_um2(zones: Sequence[Zone], cut_out: Sequence[Zone], transform: SlideTransform) -> float:
