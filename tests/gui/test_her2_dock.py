@@ -2,6 +2,7 @@
 
 import gc
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from viewer_fakes import FakeModels, slide_image
 
 from napari_celldetr.core.edits import delete
 from napari_celldetr.core.her2 import Cutoffs, assess
+from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.her2_dock import EMPTY_TEXT, Her2Dock
 from napari_celldetr.gui.her2_layers import Show
+from napari_celldetr.gui.her2_network import NetworkMap
 from napari_celldetr.gui.her2_parts import in_order
 from napari_celldetr.gui.her2_tumour import ALL_KEY, LAYER_KEY, NOTHING_KEY, areas_of
 from napari_celldetr.gui.her2_where import TUMOUR_LAYER
@@ -279,3 +282,42 @@ def test_closing_in_the_middle(make_her2, her2_layer, qtbot):
     assert not [la for la in viewer.layers if la.name.startswith("HER2")]
     viewer.window.remove_dock_widget(dock)
     assert viewer.mouse_move_callbacks == []
+
+
+class FakePixels:
+    """A network that sees 3+ everywhere."""
+
+    card = SimpleNamespace(name="fake", mpp=0.5, class_names=("background", "0", "1+", "2+", "3+"))
+    halo_px = 16
+    lattice_px = 8
+
+    def classes(self, pictures):
+        return np.full(pictures.shape[:3], 4, np.uint8)
+
+
+def test_the_network_has_a_map_and_a_figure_of_its_own(measured, qtbot):
+    viewer, dock = measured
+    network = dock.body.network
+    network.load = FakePixels
+    dock.ask_network()
+    qtbot.waitUntil(lambda: not network.runs.running, timeout=20_000)
+    not_3 = 100 - dock.state.of_slide().percent_area["3+"]
+    told = float(network.words.text().split("another class to ")[1].split(" %")[0])
+    assert told == pytest.approx(not_3, abs=2)
+    assert "3+ 100 %" in network.words.text()
+    layer = next(la for la in viewer.layers if la.name.startswith("HER2 network"))
+    found = np.asarray(layer.data)
+    assert set(np.unique(found)) == {0, 4} or (found == 4).all()
+    # Half a pixel of its own, in the slide's frame.
+    assert layer.scale.tolist() == [0.5, 0.5]
+
+
+def test_a_network_map_is_painted_where_it_belongs():
+    found = NetworkMap((1000, 600), 2.0)
+    found.paint(Region(100, 40, 200, 100), np.full((50, 100), 3, np.uint8))
+    assert (found.pixels[20:70, 50:150] == 3).all()
+    assert found.pixels.sum() == 3 * 50 * 100
+    found.paint(Region(-50, -50, 100, 100), np.full((50, 50), 2, np.uint8))
+    assert (found.pixels[:25, :25] == 2).all()
+    found.paint(Region(900, 500, 200, 200), np.full((100, 100), 255, np.uint8))
+    assert not found.pixels[250:, 450:].any()

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
 
 from napari_celldetr.gui.her2_control import ControlBox
 from napari_celldetr.gui.her2_layers import Show
+from napari_celldetr.gui.her2_network import NetworkBox, is_installed
 from napari_celldetr.gui.her2_parts import CutoffBox, ScoreBox, ShareBars, TreeBox
 from napari_celldetr.gui.her2_report import Reporter
 from napari_celldetr.gui.panel import RunBar
@@ -35,6 +36,7 @@ class Her2Body(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
+        self.has_network = is_installed()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(6)
@@ -92,6 +94,9 @@ class Her2Body(QWidget):
         self.control = ControlBox()
         self.control_fold = Fold("Stain and control", self.control)
         column.addWidget(self.control_fold)
+        self.network = NetworkBox()
+        self.network_fold = Fold("Pixel network", self.network)
+        column.addWidget(self.network_fold)
         self.reporter = Reporter(self)
         self.report_button = self.reporter.button
         column.addWidget(self.report_button)
@@ -155,6 +160,7 @@ class Her2Body(QWidget):
         """Show or hide what there is of measured cells alone."""
         for widget in self._of_cells:
             widget.setVisible(shown)
+        self.network_fold.setVisible(shown and self.has_network)
 
     def offer_scopes(self, scopes: list[tuple[str, str]]) -> None:
         """What figures can be asked for: key and words of each; the chosen one stays if it can."""

@@ -121,12 +121,12 @@ class Her2Dock(Dock):
         body.control.calibrated.connect(self.calibrate)
         body.report_button.clicked.connect(self._on_report)
         body.reporter.told.connect(self._on_ended)
+        body.network.button.clicked.connect(self.ask_network)
         self.viewer.layers.events.removed.connect(self._on_removed)
 
     def let_go(self) -> None:
         """Stop everything this dock started; cells and finished tiles are kept."""
-        self.runs.abandon()
-        self.body.reporter.abandon()
+        self._abandon()
         for timer in (self._rejudge, self._settle, self._renew):
             timer.stop()
         self.viewer.layers.events.removed.disconnect(self._on_removed)
@@ -134,6 +134,10 @@ class Her2Dock(Dock):
         self.where.let_go()
         self.slide_box.let_go()
         self._join(None)
+
+    def _abandon(self) -> None:
+        for running in (self.runs, self.body.reporter, self.body.network.runs):
+            running.abandon()
 
     # Slides -----------------------------------------------------------------------------
 
@@ -152,8 +156,7 @@ class Her2Dock(Dock):
         if old is now:
             return
         if old is not None:
-            self.runs.abandon()
-            self.body.reporter.abandon()
+            self._abandon()
             for signal, call in self._signals(old):
                 signal.disconnect(call)
             old.leave(self)
@@ -419,6 +422,11 @@ class Her2Dock(Dock):
         overlay = None if self.session is None else self.session.overlay
         if overlay is not None:
             overlay.hide(not shown)
+
+    def ask_network(self) -> None:
+        """Ask the pixel network about the cells that count, or stop asking."""
+        if self.session is not None and self.state is not None:
+            self.body.network.press(self.session, self.state)
 
     # Report -----------------------------------------------------------------------------
 

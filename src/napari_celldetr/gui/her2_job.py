@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from napari_celldetr.gui.detect_job import (
 )
 from napari_celldetr.gui.her2_state import Her2State
 from napari_celldetr.pipeline.her2.coverage import StainCoverage, stain_coverage
+from napari_celldetr.pipeline.her2.exclusions import find_exclusions
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
 from napari_celldetr.pipeline.her2.reading import Her2Reading
 from napari_celldetr.pipeline.her2.result import too_coarse
@@ -35,6 +37,8 @@ from napari_celldetr.pipeline.her2.slide_stain import (
 from napari_celldetr.pipeline.her2.stain_kind import require_stain
 from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
 from napari_celldetr.slides.slide import Slide
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
             if 0 < len(early) < len(cells):
                 state = yield from _measure(slide, early, stain, started)
                 yield MeasureStep(0, 0, "Measuring all other cells…", early=state)
-        state = yield from _measure(slide, cells, stain, started)
+        state = yield from _measure(slide, cells, stain, started, excluding=True)
     return Measured(state)
 
 
@@ -115,20 +119,32 @@ def _in_view(cells: Detections, view: Region, slide: Slide) -> Detections:
 
 
 def _measure(
-    slide: Slide, cells: Detections, stain: SlideStain, started: float
+    slide: Slide,
+    cells: Detections,
+    stain: SlideStain,
+    started: float,
+    *,
+    excluding: bool = False,
 ) -> Generator[Progress, None, Her2State]:
-    job = measure_cells(slide, cells, stain=stain)
+    """The cells ready to be asked; `excluding` leaves out those that must not be counted."""
+    measured = yield from _timed(measure_cells(slide, cells, stain=stain), started)
+    excluded = np.zeros(len(cells), np.int8)
+    if excluding:
+        excluded = yield from _timed(find_exclusions(slide, measured, stain=stain), started)
+    yield Progress(0, 0, "Judging the cells…")
+    reading = Her2Reading(measured, excluded, float(np.mean(slide.known_mpp())))
+    return Her2State(reading, stain=stain, refused=too_coarse(slide))
+
+
+def _timed(job: Job[T], started: float) -> Generator[Progress, None, T]:
+    """A job whose steps say how long all of it has taken."""
     try:
         while True:
             try:
                 step = next(job)
             except StopIteration as end:
-                measured = end.value
-                break
+                found: T = end.value
+                return found
             yield replace(step, seconds=time.perf_counter() - started)
     finally:
         job.close()
-    yield Progress(0, 0, "Judging the cells…")
-    excluded = np.zeros(len(cells), np.int8)
-    reading = Her2Reading(measured, excluded, float(np.mean(slide.known_mpp())))
-    return Her2State(reading, stain=stain, refused=too_coarse(slide))

@@ -99,7 +99,7 @@ class Her2Layers:
                 levels if several else np.asarray(levels[0]),
                 multiscale=several,
                 name=f"HER2 map · {self._name}",
-                colormap=DirectLabelColormap(color_dict=_map_colors()),
+                colormap=DirectLabelColormap(color_dict=map_colors()),
                 opacity=MAP_OPACITY,
                 **self.frame.layer_options(),
             ),
@@ -199,6 +199,7 @@ def _rgba() -> NDArray[np.float32]:
     return rgba
 
 
-def _map_colors() -> dict[int | None, Any]:
+def map_colors() -> dict[int | None, Any]:
+    """Colours of the values of a map."""
     rgba = [tuple(float(v) for v in color) for color in _rgba()]
     return {None: rgba[0], **dict(enumerate(rgba))}

@@ -60,7 +60,7 @@ class ScoreBox(QFrame):
         column.setContentsMargins(6, 6, 6, 6)
         column.setSpacing(3)
         scope = wrapped_label(SCOPE, tooltip="Gastric cancer has other rules")
-        scope.setStyleSheet("color: gray;")
+        scope.setStyleSheet("color: #9aa0a8;")
         for label in (self.title, self.next_step, self.reason, self.doubts, scope):
             column.addWidget(label)
 
