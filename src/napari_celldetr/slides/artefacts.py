@@ -92,7 +92,7 @@ def folded(
     density = optical_density(rgb, GLASS_LEVEL)
     shift = size[1] * np.array([np.cos(angle), -np.sin(angle)]) / mpp
     # What lies on top is the tissue next to the strip.
-    beside = ndimage.shift(density, (shift[0], shift[1], 0), order=1, mode="nearest")
+    beside = np.roll(density, np.rint(shift).astype(int), axis=(0, 1))
     double = ndimage.gaussian_filter(density + beside, (1.2 / mpp, 1.2 / mpp, 0))
     share = ndimage.gaussian_filter(where.astype(np.float32), 1.0 / mpp)
     return _painted(rgb, double, share, where)
@@ -116,9 +116,9 @@ def crushed(
     density = optical_density(rgb, GLASS_LEVEL)
     step = np.array([np.sin(angle), np.cos(angle)]) / mpp
     smear = np.zeros_like(density)
-    offsets = np.arange(-9.0, 9.1, 1.5)
+    offsets = np.arange(-9.0, 9.1, 1.0)
     for k in offsets:
-        smear += ndimage.shift(density, (k * step[0], k * step[1], 0), order=1, mode="nearest")
+        smear += np.roll(density, np.rint(k * step).astype(int), axis=(0, 1))
     share = ndimage.gaussian_filter(where.astype(np.float32), 2.0 / mpp)
     dark = np.asarray(darker * smear / len(offsets), np.float32)
     return _painted(rgb, dark, share, where)

@@ -19,7 +19,8 @@ from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.synthetic_her2 import make_her2_slide
 
 MPP = 0.25
-SIDE = 2400
+SIDE = 1800
+AREA = (160.0, 60.0)
 STAIN = SlideStain(white=(244.0,) * 3)
 MIX = {Pattern.COMPLETE_INTENSE: 0.3, Pattern.FAINT_INCOMPLETE: 0.3}
 
@@ -57,16 +58,16 @@ def test_every_cell_of_a_clean_slide_is_counted(made):
 
 @pytest.mark.parametrize("paint", [folded, crushed])
 def test_folds_and_crushed_tissue_are_left_out(made, tmp_path, paint):
-    damage = paint(made[2], MPP, middle=(300.0, 300.0), angle=0.6)
+    damage = paint(made[2], MPP, middle=(200.0, 200.0), angle=0.6, size=AREA)
     codes, hit = damaged(made, tmp_path, damage)
-    assert hit.sum() > 60
-    assert (codes[hit] != Exclusion.NONE).mean() > 0.8
+    assert hit.sum() > 30
+    assert (codes[hit] != Exclusion.NONE).mean() > 0.7
     assert (codes[~hit] != Exclusion.NONE).mean() < 0.03
     assert set(np.unique(codes)) <= {Exclusion.NONE, Exclusion.FOLD, Exclusion.CRUSHED}
 
 
 def test_crushed_tissue_is_called_so(made, tmp_path):
-    damage = crushed(made[2], MPP, middle=(300.0, 300.0), angle=0.6)
+    damage = crushed(made[2], MPP, middle=(200.0, 200.0), angle=0.6, size=AREA)
     codes, hit = damaged(made, tmp_path, damage)
     assert (codes[hit] == Exclusion.CRUSHED).mean() > 0.6
 
@@ -80,7 +81,7 @@ def test_stain_that_gathers_at_the_edge_is_left_out(made, tmp_path):
 
 def test_a_crop_has_no_edge_at_the_pictures_border(made, tmp_path):
     slide, truth, picture = made
-    low, high = 700, 1700
+    low, high = 500, 1100
     where = np.all((truth.shapes.centres > low) & (truth.shapes.centres < high), axis=1)
     cells = truth.cells.select(where)
     cells = replace(cells, boxes=cells.boxes - np.float32(low))
@@ -98,11 +99,13 @@ def test_a_crop_has_no_edge_at_the_pictures_border(made, tmp_path):
 def test_pigment_is_no_dab(made, tmp_path, colour):
     rng = np.random.default_rng(0)
     truth = made[1]
-    chosen = rng.permutation(len(truth.cells))[:40]
+    chosen = rng.permutation(len(truth.cells))[:20]
     damage = speckled(made[2], MPP, truth.shapes.centres[chosen], rng, colour=colour)
     codes, _ = damaged(made, tmp_path, damage)
     assert (codes[chosen] == Exclusion.PIGMENT).mean() > 0.85
-    others = np.setdiff1d(np.arange(len(codes)), chosen)
+    centres = truth.shapes.centres
+    away = np.linalg.norm(centres[:, None] - centres[chosen], axis=2).min(axis=1)
+    others = away * MPP > 15
     assert (codes[others] != Exclusion.NONE).mean() < 0.02
 
 

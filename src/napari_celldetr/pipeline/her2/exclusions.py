@@ -37,8 +37,8 @@ OUTER_GLASS_UM2 = 1e5
 """Glass at the picture's border; a duct's lumen is smaller (.1 mm² is 360 µm across)."""
 INNER_GLASS_UM2 = 1e6
 """Glass that tissue surrounds must be larger than any lumen or vessel."""
-LARGE_TISSUE_UM2 = 1e5
-"""A smaller scrap has no inside to compare its edge with."""
+LARGE_TISSUE_UM2 = 3e4
+"""A scrap less than 200 µm across has no inside to compare its edge with."""
 
 TOGETHER_UM, TOGETHER_SHARE, FEWEST_TOGETHER = 25.0, 0.4, 3
 """Folds and crushed parts are larger than cells: this share of the cells this near look alike."""
