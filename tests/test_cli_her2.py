@@ -150,6 +150,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(folder, capsys):
     refused(capsys, ihc, *drawn, "--regions-on", "he", *out)
     refused(capsys, ihc, "--regions", folder / "none.geojson", *out)
     refused(capsys, ihc, "--weak", "0.5", *out)
+    refused(capsys, ihc, "--control", 0, 0, 9, 9, *out)
     assert main(["her2", str(ihc), *map(str, drawn), "--assume-tumour", "-o", "y.json"]) == 2
 
 

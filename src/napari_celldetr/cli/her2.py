@@ -20,6 +20,7 @@ LEAST = "min_"
 
 if TYPE_CHECKING:
     from napari_celldetr.pipeline.her2.content import Content
+    from napari_celldetr.pipeline.her2.result import Control
     from napari_celldetr.pipeline.her2.score import TumourRequest
     from napari_celldetr.slides.slide import Slide
 
@@ -60,6 +61,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "given, else ihc)",
     )
     where.add_argument("--he-mpp", type=float, metavar="V", help="µm per level-0 px of the H&E")
+    parser.add_argument(
+        "--control",
+        nargs=4,
+        type=int,
+        metavar=("X", "Y", "W", "H"),
+        help="control tissue on the IHC slide, level-0 px, that evens out lots of stain",
+    )
+    parser.add_argument(
+        "--control-od",
+        type=float,
+        metavar="OD",
+        help="DAB density of that control on a slide of the reference lot",
+    )
     parser.add_argument("--fresh", action="store_true", help="do not reuse what an earlier run did")
     parser.add_argument(
         "--workspace",
@@ -92,6 +106,7 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
             config,
             tumour=_request(args, he, screen),
             rules=rules,
+            control=_control(args),
             workspace=args.workspace,
             fresh=args.fresh,
         )
@@ -111,11 +126,27 @@ def _refuse_unfit(args: argparse.Namespace) -> None:
     if args.assume_tumour and (args.he or args.transform):
         found = "--assume-tumour and an H&E slide"
         raise _unclear("one way to know the tumour", found, "leave one of them out")
+    if (args.control is None) != (args.control_od is None):
+        raise ConfigError(
+            "A control takes its place and its density.",
+            expected="--control and --control-od",
+            found="one of them",
+            remedy="give both or neither",
+        )
     if args.regions_on is not None and args.regions is None:
         raise _unclear("--regions FILE", "--regions-on alone", "give the file, or leave it out")
     if args.regions_on == "he" and not (args.he or args.transform):
         found = "areas on the H&E slide, and no way to this one"
         raise _unclear("--he or --transform", found, "give the H&E slide or the transform")
+
+
+def _control(args: argparse.Namespace) -> Control | None:
+    from napari_celldetr.core.regions import Region
+    from napari_celldetr.pipeline.her2.result import Control
+
+    if args.control is None:
+        return None
+    return Control(Region(*args.control), args.control_od)
 
 
 def _unclear(expected: str, found: str, remedy: str) -> ConfigError:

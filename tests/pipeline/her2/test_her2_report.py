@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,10 +20,13 @@ from napari_celldetr.core.progress import drain
 from napari_celldetr.core.transform import ErrorMap, SlideFrame, SlideTransform
 from napari_celldetr.pipeline.her2.content import finite, report_content
 from napari_celldetr.pipeline.her2.networks import Networks
+from napari_celldetr.pipeline.her2.palette import SCORE_COLORS
 from napari_celldetr.pipeline.her2.replay import replay
 from napari_celldetr.pipeline.her2.report import write_report
+from napari_celldetr.pipeline.her2.result import Control
 from napari_celldetr.pipeline.her2.score import TumourRequest, score_her2
 from napari_celldetr.pipeline.her2.seal import ReportError, read_report, sealed
+from napari_celldetr.pipeline.her2.slide_stain import control_od, estimate_slide_stain
 from napari_celldetr.slides.readers import open_slide
 
 NONE = Networks()
@@ -322,3 +326,24 @@ def test_settings_without_sense_are_refused(made, part):
     content[part] = 3
     with pytest.raises((ReportError, ConfigError)):
         drain(replay(sealed(content), made[0]))
+
+
+def test_a_control_evens_out_the_lot_and_is_replayed(made):
+    slide, truth = made
+    stain = estimate_slide_stain(slide)
+    whole = slide.region
+    expected = 1.2 * control_od(stain, slide, whole)
+    asked = TumourRequest((zone_of(truth.tumour),))
+    control = Control(whole, expected)
+    job = score_her2(slide, tumour=asked, cells=truth.cells, control=control, networks=NONE)
+    content = report_content(drain(job))
+    assert content["stain"]["gain"] > 1.1
+    assert content["stain"]["control"]["region"]["width"] == whole.width
+    assert drain(replay(sealed(content), slide)).is_equal
+
+
+def test_scores_are_told_apart_by_lightness_alone():
+    weights = np.array([0.2126, 0.7152, 0.0722])
+    light = [float(weights @ (np.array(c) / 255) ** 2.2) for c in SCORE_COLORS.values()]
+    # Ratios of luminance, as contrast is reckoned.
+    assert all((a + 0.05) / (b + 0.05) > 1.5 for a, b in pairwise(light))

@@ -291,11 +291,12 @@ def _nuclei_model(source: Source) -> Content:
 
 
 def _stain(result: Her2Result) -> Content:
-    stain = result.stain
+    stain, control = result.stain, result.control
     return {
         "white": list(stain.white),
         "vectors": stain.vectors,
         "gain": stain.gain,
+        "control": None if control is None else asdict(control),
         "notes": list(stain.notes),
     }
 

@@ -103,6 +103,10 @@ def _stain(content: Content) -> Rows:
         for name, vector in zip(names, stain["vectors"], strict=True)
     ]
     rows.append(("gain", f"{stain['gain']:.3f}"))
+    if (control := stain["control"]) is not None:
+        where = control["region"]
+        place = f"{where['width']} × {where['height']} px at {where['x']}, {where['y']}"
+        rows.append(("control", f"{place}; DAB {control['expected_od']:g} expected"))
     return [*rows, *(("", note) for note in stain["notes"])]
 
 

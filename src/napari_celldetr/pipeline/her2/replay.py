@@ -18,6 +18,7 @@ from napari_celldetr.core.errors import ModelError, SlideError
 from napari_celldetr.core.her2 import Cutoffs, Minimum
 from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
+from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.content import (
     PIXEL_ROLE,
     STAIN_ROLE,
@@ -27,7 +28,7 @@ from napari_celldetr.pipeline.her2.content import (
     unpack_nuclei,
 )
 from napari_celldetr.pipeline.her2.networks import Networks
-from napari_celldetr.pipeline.her2.result import Rules
+from napari_celldetr.pipeline.her2.result import Control, Rules
 from napari_celldetr.pipeline.her2.score import score_tumour
 from napari_celldetr.pipeline.her2.seal import ReportError
 from napari_celldetr.pipeline.her2.settings import Her2Config
@@ -107,7 +108,7 @@ def replay(
         rules = Rules(
             from_mapping(Cutoffs, content["cutoffs"]), from_mapping(Minimum, content["minimum"])
         )
-        cells = _cells(content)
+        cells, control = _cells(content), _control(content)
         models = {m["role"]: m for m in content["models"]}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _senseless(error) from error
@@ -116,7 +117,7 @@ def replay(
     return _replayed(
         content,
         score_tumour(
-            slide, tumour, config, rules=rules, cells=cells, networks=asked,
+            slide, tumour, config, rules=rules, cells=cells, control=control, networks=asked,
             predictor=predictor, workspace=workspace, fresh=fresh,
         ),
     )  # fmt: skip
@@ -200,6 +201,13 @@ def _cells(content: Content) -> Detections | None:
     model = next(m for m in content["models"] if m["role"] == "nuclei")
     source = Source(model=str(model["name"]), weights_sha256=str(model["weights_sha256"]))
     return unpack_nuclei(content["nuclei"], source)
+
+
+def _control(content: Content) -> Control | None:
+    said = content["stain"]["control"]
+    if said is None:
+        return None
+    return Control(Region(**said["region"]), float(said["expected_od"]))
 
 
 def _check_models(models: Mapping[str, Mapping[str, Any]], networks: Networks | None) -> None:

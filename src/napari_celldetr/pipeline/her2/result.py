@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.core.her2 import Assessment, Cutoffs, JudgedCells, Minimum, assess
+from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.detect import DetectReport
 from napari_celldetr.pipeline.her2.coverage import StainCoverage
 from napari_celldetr.pipeline.her2.networks import NetworkReadings, Networks
@@ -34,6 +35,14 @@ class Rules:
     minimum: Minimum = field(default_factory=Minimum)
 
 
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Control tissue on the slide, level-0 px, and the DAB density it has in a reference lot."""
+
+    region: Region
+    expected_od: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Her2Result:
     """Everything that is known of a slide.
@@ -46,6 +55,8 @@ class Her2Result:
         What was asked.
     tumour : Tumour
     stain : SlideStain
+    control : Control or None
+        What the stain's gain was calibrated with.
     reading : Her2Reading or None
         None where cells were not measured.
     judged : JudgedCells or None
@@ -73,6 +84,7 @@ class Her2Result:
     rules: Rules
     tumour: Tumour
     stain: SlideStain
+    control: Control | None = None
     reading: Her2Reading | None = None
     judged: JudgedCells | None = None
     inside: NDArray[np.bool_] | None = None

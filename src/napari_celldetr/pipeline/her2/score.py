@@ -20,6 +20,7 @@ from napari_celldetr.core.regions import Region, bounding_region
 from napari_celldetr.core.transform import SlideTransform
 from napari_celldetr.pipeline.detect import DetectProgress, DetectReport, detect
 from napari_celldetr.pipeline.her2.coverage import stain_coverage
+from napari_celldetr.pipeline.her2.exclusions import find_exclusions
 from napari_celldetr.pipeline.her2.measure import measure_cells
 from napari_celldetr.pipeline.her2.networks import (
     Networks,
@@ -27,12 +28,12 @@ from napari_celldetr.pipeline.her2.networks import (
     installed_networks,
 )
 from napari_celldetr.pipeline.her2.reading import Her2Reading
-from napari_celldetr.pipeline.her2.result import Her2Result, Rules, conclude, too_coarse
+from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, conclude, too_coarse
 from napari_celldetr.pipeline.her2.settings import (
     CELLS_UP_TO_MPP,
     Her2Config,
 )
-from napari_celldetr.pipeline.her2.slide_stain import SlideStain, estimate_slide_stain
+from napari_celldetr.pipeline.her2.slide_stain import SlideStain, calibrate, estimate_slide_stain
 from napari_celldetr.pipeline.her2.stain_kind import require_stain
 from napari_celldetr.pipeline.her2.tumour import (
     ASSUMED,
@@ -82,6 +83,7 @@ def score_her2(
     tumour: TumourRequest | None = None,
     rules: Rules | None = None,
     cells: Detections | None = None,
+    control: Control | None = None,
     networks: Networks | None = None,
     predictor: Predictor | None = None,
     workspace: str | Path | None = None,
@@ -98,6 +100,8 @@ def score_her2(
         Without it, everything is measured and nothing scored.
     cells : Detections, optional
         Nuclei that are known, perhaps corrected; by default they are detected.
+    control : Control, optional
+        Control tissue that evens out how strongly this lot is stained.
     networks : Networks, optional
         By default those that are installed, if ``config.networks``.
     predictor, workspace, fresh
@@ -114,6 +118,8 @@ def score_her2(
         A slide cannot be read, or is stained otherwise than it should be.
     ModelError, ConfigError, JobError
         As `detect` raises them.
+    DataError
+        The control is too little, or too far from what is expected.
     """
     asked = tumour or TumourRequest()
     chosen = check(config or Her2Config())
@@ -127,6 +133,7 @@ def score_her2(
         chosen,
         rules=rules,
         cells=cells,
+        control=control,
         networks=used,
         predictor=predictor,
         workspace=workspace,
@@ -142,6 +149,7 @@ def score_tumour(
     *,
     rules: Rules | None = None,
     cells: Detections | None = None,
+    control: Control | None = None,
     networks: Networks | None = None,
     predictor: Predictor | None = None,
     workspace: str | Path | None = None,
@@ -154,11 +162,13 @@ def score_tumour(
         return (yield from _covered(replace(start, stain=_plain_stain(ihc))))
     yield Progress(0, 0, "estimating the stain")
     stain = estimate_slide_stain(ihc)
+    if control is not None:
+        stain = calibrate(stain, ihc, control.region, expected_od=control.expected_od)
     nuclei, report = cells, None
     if nuclei is None:
         nuclei, report = yield from _detected(ihc, tumour, config, predictor, workspace, fresh)
     reading = yield from _read(ihc, nuclei, stain)
-    found = replace(start, stain=stain, given=cells is not None, detection=report)
+    found = replace(start, stain=stain, control=control, given=cells is not None, detection=report)
     done = conclude(found, reading)
     if done.judged is None or not done.counted.any():
         return done
@@ -273,6 +283,6 @@ def _read(
 ) -> Generator[Progress, None, Her2Reading]:
     """Membranes, and which cells must not be counted."""
     measured = yield from measure_cells(ihc, cells, stain=stain)
-    excluded = np.zeros(len(cells), np.int8)
+    excluded = yield from find_exclusions(ihc, measured, stain=stain)
     mpp = float(np.mean(ihc.known_mpp()))
     return Her2Reading(measured, excluded, mpp)
