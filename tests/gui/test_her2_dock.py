@@ -13,6 +13,7 @@ from viewer_fakes import FakeModels, slide_image
 
 from napari_celldetr.core.edits import delete
 from napari_celldetr.core.her2 import Cutoffs, assess
+from napari_celldetr.core.progress import drain
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.her2_dock import EMPTY_TEXT, Her2Dock
 from napari_celldetr.gui.her2_layers import Show
@@ -23,6 +24,8 @@ from napari_celldetr.gui.her2_where import TUMOUR_LAYER
 from napari_celldetr.gui.layers import Frame, point_data, slide_layer
 from napari_celldetr.gui.overlay import camera_of
 from napari_celldetr.gui.prepared import prepare
+from napari_celldetr.pipeline.her2.replay import replay
+from napari_celldetr.pipeline.her2.seal import read_report
 from napari_celldetr.slides.readers import open_slide
 
 LEFT = np.array([[0, 0], [800, 0], [800, 1200], [0, 1200]], np.float32)
@@ -113,6 +116,9 @@ def test_the_whole_path(make_her2, her2_layer, qtbot, tmp_path):
     assert report["n_cells"] == told.n_cells
     assert report["tumour_confirmed"]
     assert report["percent_cells"] == pytest.approx(told.percent_cells)
+    with open_slide(her2_slide()[0], probe=False) as slide:
+        again = drain(replay(read_report(target), slide))
+    assert again.is_equal, [d.sentence() for d in again.differences]
 
 
 def test_figures_follow_the_view(measured, qtbot):

@@ -14,6 +14,7 @@ from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.her2_job import MeasureRequest, MeasureStep, coverage_job, measure_job
 from napari_celldetr.gui.her2_nuclei import search_for
 from napari_celldetr.gui.sources import ArraySlide, FileSource
+from napari_celldetr.pipeline.her2.result import Control
 from napari_celldetr.pipeline.her2.tumour import ASSUMED, Tumour
 from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.synthetic import make_he_slide
@@ -63,7 +64,7 @@ def test_what_is_in_view_comes_first():
 def test_a_control_changes_how_strong_the_stain_is():
     whole = Region(0, 0, 1200, 1200)
     first = drain(measure_job(request(file_source()))).state
-    even = drain(measure_job(request(file_source(), control=(whole, 1.0)))).state
+    even = drain(measure_job(request(file_source(), control=Control(whole, 1.0)))).state
     assert even.stain.gain != 1.0
     assert any(note.startswith("Gain:") for note in even.stain.notes)
     change = even.membranes.intensity.mean() / first.membranes.intensity.mean()

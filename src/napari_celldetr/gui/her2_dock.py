@@ -39,6 +39,7 @@ from napari_celldetr.gui.overlay import camera_of, view_of
 from napari_celldetr.gui.panel import Dock
 from napari_celldetr.gui.parts import SlideBox, single_shot, wrapped_label
 from napari_celldetr.gui.session import SlideSession, session_of
+from napari_celldetr.pipeline.her2.result import Control
 from napari_celldetr.pipeline.her2.settings import CELLS_UP_TO_MPP
 from napari_celldetr.pipeline.her2.tumour import Tumour
 
@@ -239,10 +240,10 @@ class Her2Dock(Dock):
 
     def calibrate(self, key: str, expected_od: float) -> None:
         """Measure again, with the stain as strong as it should be in the control `key`."""
-        control = bounds_of(self.where.meant(key))
-        if self.session is not None and control is not None and not self.runs.running:
+        region = bounds_of(self.where.meant(key))
+        if self.session is not None and region is not None and not self.runs.running:
             self._ended = ""
-            self.runs.measure(self.session, control=(control, expected_od))
+            self.runs.measure(self.session, control=Control(region, expected_od))
 
     def _on_ended(self, text: str) -> None:
         self._ended = text

@@ -28,7 +28,7 @@ from napari_celldetr.pipeline.her2.coverage import StainCoverage, stain_coverage
 from napari_celldetr.pipeline.her2.exclusions import find_exclusions
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
 from napari_celldetr.pipeline.her2.reading import Her2Reading
-from napari_celldetr.pipeline.her2.result import too_coarse
+from napari_celldetr.pipeline.her2.result import Control, too_coarse
 from napari_celldetr.pipeline.her2.slide_stain import (
     SlideStain,
     calibrate,
@@ -48,8 +48,7 @@ class MeasureRequest:
     source: SlideSource
     cells: Callable[[], CorrectedCells]
     first: Region | None = None
-    control: tuple[Region, float] | None = None
-    """An on-slide control and the DAB optical density that is expected of it."""
+    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
                 state = yield from _measure(slide, early, stain, started)
                 yield MeasureStep(0, 0, "Measuring all other cells…", early=state)
         state = yield from _measure(slide, cells, stain, started, excluding=True)
+        state.control = request.control
     return Measured(state)
 
 
@@ -100,16 +100,14 @@ def coverage_job(source: SlideSource, tumour: Tumour, cutoffs: Cutoffs) -> Job[M
         return Measured(coverage=found, refused=too_coarse(slide))
 
 
-def _stain(
-    slide: Slide, control: tuple[Region, float] | None
-) -> Generator[Progress, None, SlideStain]:
+def _stain(slide: Slide, control: Control | None) -> Generator[Progress, None, SlideStain]:
     """The slide's light and stains, evened out by a control if there is one."""
     yield Progress(0, 0, "Looking at the stain…")
     require_stain(slide, "H-DAB")
     stain = estimate_slide_stain(slide)
     if control is not None:
         yield Progress(0, 0, "Reading the control…")
-        stain = calibrate(stain, slide, control[0], expected_od=control[1])
+        stain = calibrate(stain, slide, control.region, expected_od=control.expected_od)
     return stain
 
 

@@ -25,7 +25,7 @@ from napari_celldetr.gui.sources import FileSource, source_of_layer
 from napari_celldetr.pipeline.her2.networks import ask_networks, installed_networks
 from napari_celldetr.pipeline.her2.reading import Her2Reading
 from napari_celldetr.pipeline.her2.report import write_report
-from napari_celldetr.pipeline.her2.result import Her2Result, Rules, conclude
+from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, conclude
 from napari_celldetr.pipeline.her2.settings import Her2Config
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.pipeline.her2.tumour import Tumour
@@ -42,6 +42,7 @@ class ReportRequest:
     source: SlideSource
     reading: Her2Reading
     stain: SlideStain
+    control: Control | None
     tumour: Tumour
     rules: Rules
     config: Her2Config
@@ -58,6 +59,7 @@ def request_of(session: SlideSession, state: Her2State, path: str | Path) -> Rep
         source,
         state.reading,
         state.stain,
+        state.control,
         state.tumour,
         Rules(state.cutoffs),
         Her2Config(model=model, mpp=given),
@@ -82,7 +84,13 @@ def report_job(request: ReportRequest) -> Job[Path]:
     yield Progress(0, 0, "Writing the report…")
     with request.source.open() as slide:
         start = Her2Result(
-            slide, request.config, request.rules, request.tumour, request.stain, given=True
+            slide,
+            request.config,
+            request.rules,
+            request.tumour,
+            request.stain,
+            control=request.control,
+            given=True,
         )
         done = conclude(start, request.reading)
         asked = installed_networks(tumour=False, others=request.config.networks)

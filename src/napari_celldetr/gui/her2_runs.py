@@ -26,6 +26,7 @@ from napari_celldetr.gui.her2_nuclei import Search, search_for
 from napari_celldetr.gui.panel import JobRunner, RunBar
 from napari_celldetr.gui.session import SlideSession
 from napari_celldetr.gui.sources import source_of_layer
+from napari_celldetr.pipeline.her2.result import Control
 from napari_celldetr.pipeline.her2.tumour import Tumour
 
 NO_CELLS = "No cells were found there. Measure another part of the slide."
@@ -94,10 +95,8 @@ class Her2Runs(QObject):
         self._bar.show_busy("Loading the model that finds nuclei…")
         self._finder.start(lambda: find_job(request, models, earlier))
 
-    def measure(
-        self, session: SlideSession, *, control: tuple[Region, float] | None = None
-    ) -> None:
-        """Measure all cells of a slide; `control` is a region and its expected density."""
+    def measure(self, session: SlideSession, *, control: Control | None = None) -> None:
+        """Measure all cells of a slide, the stain evened out by a control if there is one."""
         if not session.cells.kept.any():
             self._end(NO_CELLS)
             return

@@ -28,6 +28,7 @@ from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.membrane import Membranes
 from napari_celldetr.pipeline.her2.outline import ANGLES, RAYS
 from napari_celldetr.pipeline.her2.reading import Her2Reading
+from napari_celldetr.pipeline.her2.result import Control
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
 from napari_celldetr.pipeline.her2.zones import Zone
@@ -55,7 +56,7 @@ class Her2State:
     """Measured cells of one slide with the cut-offs, the tumour and the branch that are chosen.
 
     `refused` says why the slide must not be scored, None where it may be; `stain` is what the
-    cells were read with.
+    cells were read with, and `control` what evened it out.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Her2State:
         self.reading = reading
         self.stain = stain or SlideStain()
         self.refused = refused
+        self.control: Control | None = None
         self.cutoffs = Cutoffs()
         self.tumour = Tumour()
         self.branch = ""
