@@ -23,8 +23,8 @@ NEAR_FROM_PX = 18.0
 """Width of a cell on the screen from which its outline says more than a filled area."""
 USUAL_CELL_UM = 14.0
 LINE_PX = 3.0
-EVERY = 4
-"""One corner of so many rays: what is left out is less than a screen pixel."""
+EVERY, EVERY_OF_MANY, MANY = 4, 6, 400
+"""One corner of so many rays; from `MANY` outlines on they are so small that fewer corners do."""
 MAP_OPACITY = 0.65
 
 
@@ -184,7 +184,8 @@ def outline_data(state: Her2State, rows: NDArray[np.int64]) -> NDArray[np.float3
     """Outlines of cells as napari Vectors data (M, 2, 2): start and direction, each y, x."""
     if not len(rows):
         return np.zeros((0, 2, 2), np.float32)
-    corners = state.polygons(rows)[:, ::EVERY, ::-1] - np.float32(HALF)
+    every = EVERY if len(rows) < MANY else EVERY_OF_MANY
+    corners = state.polygons(rows)[:, ::every, ::-1] - np.float32(HALF)
     edges = np.stack([corners, np.roll(corners, -1, axis=1) - corners], axis=2)
     return np.ascontiguousarray(edges.reshape(-1, 2, 2), np.float32)
 

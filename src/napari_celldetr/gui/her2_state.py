@@ -22,6 +22,7 @@ from napari_celldetr.core.her2 import (
     Pattern,
     assess,
     cell_scores,
+    classify_cells,
 )
 from napari_celldetr.core.her2.assessment import DRAWS
 from napari_celldetr.core.regions import Region
@@ -75,7 +76,9 @@ class Her2State:
         self.branch = ""
         self._present = np.ones(len(reading), bool)
         self._index = GridIndex(self.centres)
-        self._judge()
+        self._forget()
+        self.membranes: Membranes = reading.measured.membranes(self.cutoffs)
+        self.judged: JudgedCells = reading.judged(self.cutoffs)
 
     def __len__(self) -> int:
         return int(self._present.sum())
@@ -88,9 +91,15 @@ class Her2State:
     # What is chosen ---------------------------------------------------------------------
 
     def use_cutoffs(self, cutoffs: Cutoffs) -> None:
-        """Judge the cells anew."""
-        self.cutoffs = cutoffs
-        self._judge()
+        """Judge the cells anew; only the lowest cut-off takes more than a moment."""
+        if cutoffs == self.cutoffs:
+            return
+        if cutoffs.weak != self.cutoffs.weak:
+            self.membranes = self.reading.measured.membranes(cutoffs)
+        found, self.cutoffs = self.membranes, cutoffs
+        patterns = classify_cells(found.intensity, found.completeness, cutoffs)
+        self.judged = replace(self.judged, patterns=patterns)
+        self._forget()
 
     def use_tumour(self, tumour: Tumour) -> None:
         """Count inside another tumour."""
@@ -111,13 +120,8 @@ class Her2State:
         self._forget()
         return int((~np.isin(now, have)).sum())
 
-    def _judge(self) -> None:
-        self.judged: JudgedCells = self.reading.judged(self.cutoffs)
-        self._forget()
-
     def _forget(self) -> None:
-        for name in ("in_tumour", "membranes"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("in_tumour", None)
         self._of_slide: dict[int, Assessment] = {}
 
     @cached_property
@@ -134,11 +138,6 @@ class Her2State:
     def is_whole(self) -> bool:
         """Whether all measured cells are still there."""
         return bool(self._present.all())
-
-    @cached_property
-    def membranes(self) -> Membranes:
-        """Intensity and completeness of each cell with the present cut-offs."""
-        return self.reading.measured.membranes(self.cutoffs)
 
     # What it amounts to -----------------------------------------------------------------
 
