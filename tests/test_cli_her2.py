@@ -154,6 +154,15 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(folder, capsys):
     assert main(["her2", str(ihc), *map(str, drawn), "--assume-tumour", "-o", "y.json"]) == 2
 
 
+def test_an_he_slide_without_pixel_size_names_the_flag(folder, capsys):
+    from PIL import Image
+
+    with open_slide(folder / "he.ome.tif") as slide:
+        Image.fromarray(slide.thumbnail(400)).save(folder / "bare.png")
+    words = (folder / "ihc.ome.tif", "--he", folder / "bare.png", "-o", folder / "z.json")
+    assert "--he-mpp" in refused(capsys, *words)
+
+
 def test_the_flags_are_those_of_the_settings(folder, capsys):
     assert main(["her2", "--help"]) == 0
     said = capsys.readouterr().out

@@ -11,7 +11,7 @@ from napari_celldetr.cli.exits import Exit
 from napari_celldetr.cli.flags import add_config_flags, config_from
 from napari_celldetr.cli.outputs import prepare_folder
 from napari_celldetr.cli.screen import Interrupted, Screen
-from napari_celldetr.core.errors import ConfigError
+from napari_celldetr.core.errors import ConfigError, SlideError
 from napari_celldetr.core.her2 import SCORES, Cutoffs, Minimum
 from napari_celldetr.pipeline.her2.settings import Her2Config
 
@@ -101,6 +101,7 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
     with contextlib.ExitStack() as stack:
         ihc = stack.enter_context(open_slide(args.ihc, mpp=config.mpp))
         he = stack.enter_context(open_slide(args.he, mpp=args.he_mpp)) if args.he else None
+        _refuse_without_mpp(he)
         job = score_her2(
             ihc,
             config,
@@ -156,6 +157,16 @@ def _unclear(expected: str, found: str, remedy: str) -> ConfigError:
         found=found,
         remedy=remedy,
     )
+
+
+def _refuse_without_mpp(he: Slide | None) -> None:
+    if he is not None and he.mpp is None:
+        raise SlideError(
+            f"The slide {he.name!r} has no known pixel size.",
+            expected="µm per pixel in the file, or given",
+            found=he.mpp_source,
+            remedy="pass --he-mpp with the true µm per pixel of the H&E slide",
+        )
 
 
 def _request(args: argparse.Namespace, he: Slide | None, screen: Screen) -> TumourRequest:

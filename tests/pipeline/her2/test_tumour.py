@@ -158,7 +158,7 @@ def test_no_tumour_no_network_no_slide_are_reasons(pair):
         drain(carried_tumour(he, ihc, t, predictor=nothing)),
         drain(carried_tumour(he, ihc, t)),
         drain(carried_tumour(None, ihc, t)),
-        drain(carried_tumour(None, ihc, None)),
+        drain(carried_tumour(None, ihc, None, zones=[zone_of(box(0, 0, 9, 9))])),
         unconfirmed(),
     ]
     reasons = [found.refusal.reason for found in answers]

@@ -24,6 +24,12 @@ CONTRAST = 1.25
 """A stained bin's density over that of what lies on either side."""
 BROWNEST = 80
 """Percentile of DAB within a nucleus that stands for it: a stained one is paler at its rim."""
+OVER = 1.2
+"""A shared line is the neighbour's alone if its membrane is stained this many times as far."""
+WHOLE, WHOLE_OVER = 0.85, 1.05
+"""From this completeness on a neighbour's membrane is whole, and less of a difference will do."""
+TAIL = 4
+"""Bins by which a neighbour's line may go on past the corner where it ends."""
 LEAST_FREE = 0.1
 """Smallest share of the outline that a cell is judged by alone."""
 
@@ -149,14 +155,23 @@ def _between(outlines: Outlines, dab: Floats, nuclei: Floats, mpp: float) -> tup
 
 
 def _free_bins(bands: Bands, stained: Bools) -> Bools:
-    """Bins whose staining cannot be that of a neighbour, who stains more strongly all in all.
+    """Bins whose staining cannot be that of a neighbour whose own membrane is more complete.
+
+    Where two cells meet, one line is seen, and how brown it is does not say whose it is. How far
+    each goes on around its own cell does: an unstained cell beside stained ones has lines only
+    there. Two cells stained about as far share their lines. A line that goes on past the corner
+    of a neighbour is still the neighbour's.
 
     A cell with too few such bins is judged by all of them, as cells in the middle of a nest are.
     """
     everything, facing = np.ones(stained.shape, bool), bands.neighbours
-    strength = _completeness(stained, bands.arcs, everything) * _median_where(bands.band, stained)
-    stronger = (facing != NOBODY) & (strength[facing] > strength[:, None])
-    free = ~(stained & stronger)
+    own = _completeness(stained, bands.arcs, everything)
+    theirs = own[facing] * (facing != NOBODY)
+    share = np.where(theirs >= WHOLE, WHOLE_OVER, OVER)
+    explained = stained & (theirs > share * own[:, None])
+    for _ in range(TAIL):
+        explained |= stained & (np.roll(explained, 1, axis=1) | np.roll(explained, -1, axis=1))
+    free = ~explained
     free[_completeness(free, bands.arcs, everything) < LEAST_FREE] = True
     return free
 

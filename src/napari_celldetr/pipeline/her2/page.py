@@ -94,7 +94,10 @@ def _who(content: Content) -> str:
 def _facts(content: Content) -> str:
     wilson = content["intervals"]["h_score"]
     area = content["tumour"]["area_um2"]
+    zones = len(content["tumour"]["zones"])
     size = "–" if area is None else f"{area / 1e6:,.2f} mm²"
+    if content["tumour"]["source"] == "assumed":
+        size = "all"
     patch = content["maximum_rule"]
     confirmed = content["tumour_confirmed"]
     rows = [
@@ -104,7 +107,7 @@ def _facts(content: Content) -> str:
             _left_out(content) if confirmed else "not confirmed as tumour",
         ),
         ("H-score", number(content["h_score"], 0), span(wilson, 0)),
-        ("Tumour area", size, f"{len(content['tumour']['zones'])} outlined"),
+        ("Tumour area", size, f"{zones:,} outlined" if zones else "not outlined"),
         ("Highest patch", patch or "–", "maximum rule; not the guideline's"),
     ]
     cells = (

@@ -54,7 +54,9 @@ def _not_counted(content: Content) -> Iterator[str]:
     left = [r for r in found["by_reason"] if r["cells"]]
     for reason in left:
         yield f"{reason['cells']:,} cells: {reason['words']}."
-    if not left:
+    if content["n_cells"] is None:
+        yield "Cells were not measured; no pixel of stained tissue was left out."
+    elif not left:
         yield "No cell of the tumour was left out as unreadable."
     if found["outside_tumour"]:
         yield f"{found['outside_tumour']:,} measured cells lie outside what was scored."

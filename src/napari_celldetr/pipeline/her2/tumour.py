@@ -174,15 +174,17 @@ def carried_tumour(
     Tumour
         With a `refusal` where there is none to be had.
     """
+    if not zones and (he is None or predictor is None):
+        lacks = "the H&E slide" if he is None else "a network that finds tumour in H&E"
+        return unconfirmed(f"{lacks} is missing, and no tumour is drawn")
     try:
         found = yield from _transform(he, ihc, transform, limit_um)
     except (TransformError, RegistrationError) as error:
         return unconfirmed(_told(error), error.remedy or DRAW_IT)
     if zones:
         return _carried(CARRIED, zones, cut_out, found, None)
-    if he is None or predictor is None:
-        lacks = "the H&E slide" if he is None else "a network that finds tumour in H&E"
-        return unconfirmed(f"{lacks} is missing, and no tumour is drawn")
+    assert he is not None
+    assert predictor is not None
     answers = yield from tumour_map(he, predictor)
     seen = tumour_zones(answers, tumour_from)
     if not seen:
