@@ -41,7 +41,11 @@ demo: $(STAMP)
 	$(BIN)/celldetr demo --out demo-output
 
 test: lint $(LIBS_STAMP)
+ifeq ($(strip $(PYTEST_ARGS)),)
+	@XVFB='$(XVFB)' PYTHON=$(BIN)/python .ci/tests
+else
 	$(XVFB) $(BIN)/python -m pytest $(PYTEST_ARGS)
+endif
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
