@@ -265,6 +265,7 @@ def test_without_a_pixel_size_there_is_coverage_alone(make_her2, qtbot):
     assert dock.state is None
     assert dock.body.score_box.title.text() == "No HER2 score"
     assert "pixel size is not known" in dock.body.score_box.reason.text()
+    assert dock.body.score_box.doubts.text() == "Enter the true pixel size above."
     assert dock.body.bars.texts("3+")[0] == "–"
     assert dock.body.bars.texts("3+")[1].endswith("%")
     assert not dock.body.tree_fold.isVisibleTo(dock)

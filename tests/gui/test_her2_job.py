@@ -11,8 +11,15 @@ from napari_celldetr.core.errors import SlideError
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.progress import drain
 from napari_celldetr.core.regions import Region
-from napari_celldetr.gui.her2_job import MeasureRequest, MeasureStep, coverage_job, measure_job
+from napari_celldetr.gui.her2_job import (
+    MeasureRequest,
+    MeasureStep,
+    check_job,
+    coverage_job,
+    measure_job,
+)
 from napari_celldetr.gui.her2_nuclei import search_for
+from napari_celldetr.gui.her2_words import error_words
 from napari_celldetr.gui.sources import ArraySlide, FileSource
 from napari_celldetr.pipeline.her2.result import Control
 from napari_celldetr.pipeline.her2.tumour import ASSUMED, Tumour
@@ -94,6 +101,10 @@ def test_an_he_slide_is_refused(tmp_path):
     truth = make_he_slide(path, size=(1024, 1024), seed=3)
     with pytest.raises(SlideError, match="another stain"):
         drain(measure_job(request(FileSource(path, (1024, 1024)), truth)))
+    with pytest.raises(SlideError, match="another stain") as told:
+        drain(check_job(FileSource(path, (1024, 1024))))
+    assert "Choose the H-DAB slide" in error_words(told.value)
+    assert drain(check_job(file_source())) is None
 
 
 @dataclass

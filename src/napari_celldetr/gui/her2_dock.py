@@ -85,7 +85,7 @@ class Her2Dock(Dock):
         self.slide_box.list_slides()
 
     def _build(self) -> None:
-        self.setMinimumWidth(350)
+        self.setMinimumWidth(365)
         self.setWindowTitle("HER2")
         inner = QWidget()
         column = QVBoxLayout(inner)

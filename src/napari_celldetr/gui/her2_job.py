@@ -15,14 +15,7 @@ from napari_celldetr.core.grid_index import inside
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
-from napari_celldetr.gui.detect_job import (
-    DetectRequest,
-    DetectResult,
-    Earlier,
-    Models,
-    SlideSource,
-    detect_job,
-)
+from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.her2_state import Her2State
 from napari_celldetr.pipeline.her2.coverage import StainCoverage, stain_coverage
 from napari_celldetr.pipeline.her2.exclusions import find_exclusions
@@ -67,12 +60,11 @@ class MeasureStep(Progress):
     early: Her2State | None = None
 
 
-def find_job(request: DetectRequest, models: Models, earlier: Earlier) -> Job[DetectResult]:
-    """`detect_job` on a slide that is no H&E slide."""
+def check_job(source: SlideSource) -> Job[None]:
+    """`SlideError` where the slide is surely stained otherwise: nothing is looked for there."""
     yield Progress(0, 0, "Looking at the stain…")
-    with request.source.open() as slide:
+    with source.open() as slide:
         require_stain(slide, "H-DAB")
-    return (yield from detect_job(request, models, earlier))
 
 
 def measure_job(request: MeasureRequest) -> Job[Measured]:

@@ -30,6 +30,7 @@ from napari_celldetr.gui.her2_words import (
     next_step_of,
     percent_words,
     reason_of,
+    remedy_of,
     sentence,
     share_words,
     title_of,
@@ -73,7 +74,7 @@ class ScoreBox(QFrame):
 
     def show_refusal(self, refusal: Refusal) -> None:
         """Why there is no score, and what to do."""
-        self._show(NO_SCORE, "", sentence(refusal.reason), [sentence(refusal.remedy)])
+        self._show(NO_SCORE, "", sentence(refusal.reason), [remedy_of(refusal)])
 
     def _show(self, title: str, step: str, reason: str, doubts: Sequence[str]) -> None:
         self.title.setText(title)

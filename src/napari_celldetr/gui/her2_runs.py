@@ -13,16 +13,17 @@ from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.progress import Progress
 from napari_celldetr.core.regions import Region
-from napari_celldetr.gui.detect_job import DetectRequest, DetectResult
+from napari_celldetr.gui.detect_job import DetectRequest, DetectResult, detect_job
 from napari_celldetr.gui.her2_job import (
     Measured,
     MeasureRequest,
     MeasureStep,
+    check_job,
     coverage_job,
-    find_job,
     measure_job,
 )
 from napari_celldetr.gui.her2_nuclei import Search, search_for
+from napari_celldetr.gui.her2_words import error_words
 from napari_celldetr.gui.panel import JobRunner, RunBar
 from napari_celldetr.gui.session import SlideSession
 from napari_celldetr.gui.sources import source_of_layer
@@ -50,19 +51,25 @@ class Her2Runs(QObject):
         self._bar, self._models, self._workspace = bar, models, workspace
         self._session: SlideSession | None = None
         self._within: Region | None = None
-        self._finder, self._reader = JobRunner(self), JobRunner(self)
+        self._search: Search | None = None
+        self._checker, self._finder, self._reader = (JobRunner(self) for _ in range(3))
+        self._checker.finished.connect(self._on_checked)
         self._finder.progressed.connect(self._on_found)
         self._finder.finished.connect(self._on_all_found)
         self._reader.progressed.connect(self._on_read)
         self._reader.finished.connect(self._on_all_read)
-        for runner in (self._finder, self._reader):
+        for runner in self._runners:
             runner.failed.connect(self._on_failed)
             runner.stopped.connect(lambda: self._end(STOPPED))
 
     @property
+    def _runners(self) -> tuple[JobRunner, ...]:
+        return self._checker, self._finder, self._reader
+
+    @property
     def running(self) -> bool:
         """Whether something is being found or measured."""
-        return self._finder.running or self._reader.running
+        return any(runner.running for runner in self._runners)
 
     def start(self, session: SlideSession, region: Region) -> None:
         """Measure the cells of a region; those of the slide that are known are measured too.
@@ -76,7 +83,14 @@ class Her2Runs(QObject):
         if search is None:
             self.measure(session)
         else:
-            self._find(session, region, search)
+            source = source_of_layer(session.layer, mpp=session.frame.mpp)
+            self._session, self._within, self._search = session, region, search
+            self._bar.show_busy("Looking at the stain…")
+            self._checker.start(lambda: check_job(source))
+
+    def _on_checked(self, _result: None) -> None:
+        if self._session is not None and self._search is not None and self._within is not None:
+            self._find(self._session, self._within, self._search)
 
     def _find(self, session: SlideSession, region: Region, search: Search) -> None:
         whole = region == Region(0, 0, *session.size)
@@ -88,12 +102,11 @@ class Her2Runs(QObject):
             first=(view or region).centre,
             workspace=self._workspace,
         )
-        self._session, self._within = session, region
         seen = session.seen()
         session.begin(search.card, search.identity(session), search.card.threshold)
         models, earlier = self._models, session.earlier(seen)
         self._bar.show_busy("Loading the model that finds nuclei…")
-        self._finder.start(lambda: find_job(request, models, earlier))
+        self._finder.start(lambda: detect_job(request, models, earlier))
 
     def measure(self, session: SlideSession, *, control: Control | None = None) -> None:
         """Measure all cells of a slide, the stain evened out by a control if there is one."""
@@ -117,13 +130,13 @@ class Her2Runs(QObject):
         """Ask for an end. Nuclei found so far and finished tiles stay."""
         if self.running:
             self._bar.show_stopping()
-            self._finder.stop()
-            self._reader.stop()
+            for runner in self._runners:
+                runner.stop()
 
     def abandon(self) -> None:
         """Stop, and tell no more."""
-        self._finder.abandon()
-        self._reader.abandon()
+        for runner in self._runners:
+            runner.abandon()
         self._session = None
 
     def _on_found(self, step: Progress) -> None:
@@ -157,7 +170,7 @@ class Her2Runs(QObject):
 
     def _on_failed(self, error: CellDETRError) -> None:
         show_error(str(error))
-        self._end(error.message)
+        self._end(error_words(error))
 
     def _end(self, text: str) -> None:
         self._session = None

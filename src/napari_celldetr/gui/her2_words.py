@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.her2 import (
     SCORES,
     Assessment,
@@ -15,6 +16,7 @@ from napari_celldetr.core.her2 import (
 )
 from napari_celldetr.core.her2.assessment import UNCONFIRMED
 from napari_celldetr.gui.her2_state import CellFacts
+from napari_celldetr.pipeline.her2.tumour import Refusal
 
 MEANINGS = {
     "0": "negative",
@@ -24,6 +26,11 @@ MEANINGS = {
 }
 ISH = "In situ hybridisation (ISH) is needed."
 NO_SCORE = "No HER2 score"
+IN_THE_DOCK = {
+    "give the true µm per pixel with --mpp": "enter the true pixel size above",
+    "check the pixel size and give it with --mpp": "check the pixel size that the file gives",
+}
+"""What to do, where there is no command line."""
 NO_CELL = "Point at a cell to see what was measured of it."
 
 
@@ -52,6 +59,21 @@ def sentence(text: str) -> str:
     """A clause as a sentence; '' stays ''."""
     text = text.rstrip(".")
     return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def remedy_of(refusal: Refusal) -> str:
+    """What to do so that there can be a score, as a sentence."""
+    text = refusal.remedy
+    for there, here in IN_THE_DOCK.items():
+        text = text.replace(there, here)
+    return sentence(text)
+
+
+def error_words(error: CellDETRError) -> str:
+    """What went wrong and what to do, in one line of the dock."""
+    remedy = sentence(error.remedy or "")
+    found = f" Found: {error.found}." if error.found else ""
+    return f"{error.message}{found} {remedy}".strip()
 
 
 def doubts_of(found: Assessment) -> list[str]:
