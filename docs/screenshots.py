@@ -3,8 +3,9 @@
     xvfb-run -a -s "-screen 0 1600x1000x24" python docs/screenshots.py SLIDE [FOLDER] [MODEL]
     xvfb-run -a -s "-screen 0 1600x1000x24" python docs/screenshots.py her2 [FOLDER]
 
-SLIDE is any slide the viewer opens (the README's are of OpenSlide's CMU-1-Small-Region.svs, CC0);
-``her2`` is the generated HER2 slide.
+SLIDE is any slide the viewer opens (the README's are of OpenSlide's CMU-1-Small-Region.svs, CC0).
+With `align` in place of SLIDE: the pictures of *Align slides*, on generated sections.
+With `her2`: those of *HER2*, on a generated slide.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import numpy as np
 from PIL import Image
 from qtpy.QtWidgets import QApplication
 
-from napari_celldetr.gui.contributions import sample_her2
+from napari_celldetr.gui.align_dock import AlignDock
+from napari_celldetr.gui.align_view import Look
+from napari_celldetr.gui.contributions import sample_her2, sample_pair
 from napari_celldetr.gui.detect_dock import DetectDock
 from napari_celldetr.gui.her2_body import WHOLE
 from napari_celldetr.gui.her2_dock import Her2Dock
@@ -186,8 +189,66 @@ def her2(folder: str = "docs/images") -> None:
         viewer.close()
 
 
+def align(folder: str = "docs/images") -> None:
+    """The generated pair of sections: landmarks side by side, swipe, chequerboard."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(WIDTH, HEIGHT)
+    for pixels, options, _ in sample_pair():
+        viewer.add_image(pixels, **options)
+    dock = AlignDock(viewer)
+    viewer.window.add_dock_widget(dock, name="Align slides", area="right")
+    settle(0.5)
+    dock.run()
+    until = time.monotonic() + LONGEST_RUN_S
+    while dock.runner.running and time.monotonic() < until:
+        settle(0.1)
+    view = dock.view
+    assert view is not None
+    assert view.transform is not None
+    print(dock.result_label.text(), dock.share_label.text())
+    dock.loupe_fold.button.setChecked(True)
+    dock.show_look(Look.BESIDE)
+    dock.landmark_fold.button.setChecked(True)
+    dock.landmark_box.set_button.setChecked(True)
+    middle = np.array(view.transform.he.size) / 2
+    for shift in ((-250, 60), (120, -120), (60, 240)):
+        place = (middle + shift)[None]
+        dock.click(tuple(view.world_of_he(place)[0]))
+        dock.click(tuple(view.world_of_ihc(view.transform.forward(place))[0]))
+    on_ihc = view.transform.forward(middle[None])
+    point_at(dock, view.world_of_ihc(on_ihc)[0])
+    save(viewer, Path(folder) / "align-beside.png", KEPT_COLORS)
+    dock.landmark_fold.button.setChecked(False)
+    for look in (Look.SWIPE, Look.CHECKER):
+        dock.show_look(look)
+        camera = viewer.scene.camera
+        camera.center, camera.zoom = (0, *view.world_of_ihc(on_ihc)[0]), 1.0
+        settle(0.3)
+        point_at(dock, view.world_of_ihc(on_ihc)[0])
+        save(viewer, Path(folder) / f"align-{look}.png", KEPT_COLORS)
+    dock.shut_down()
+    viewer.close()
+
+
+KEPT_COLORS = [(255, 212, 0), (0, 200, 255)]
+
+
+def point_at(dock: AlignDock, world: Any) -> None:
+    """As if the mouse were there."""
+    view = dock.view
+    assert view is not None
+
+    class Moved:
+        position = tuple(world)
+
+    dock._on_move(dock.viewer, Moved())
+    settle(0.2)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["her2"]:
+    if sys.argv[1:2] == ["align"]:
+        align(*sys.argv[2:])
+    elif sys.argv[1:2] == ["her2"]:
         her2(*sys.argv[2:])
     else:
         main(*sys.argv[1:])

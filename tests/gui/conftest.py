@@ -93,6 +93,7 @@ def run_whole(qtbot):
 def notes(monkeypatch):
     """Texts of the notifications a test caused."""
     from napari_celldetr.gui import (
+        align_dock,
         contributions,
         detect_dock,
         files,
@@ -102,7 +103,8 @@ def notes(monkeypatch):
     )
 
     told = []
-    for module in (contributions, detect_dock, files, her2_dock, her2_runs, review_dock):
+    docks = (align_dock, detect_dock, her2_dock, her2_runs, review_dock)
+    for module in (contributions, files, *docks):
         for name in ("show_error", "show_warning", "show_info"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, told.append)

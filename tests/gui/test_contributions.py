@@ -15,6 +15,7 @@ from napari_celldetr.gui.contributions import (
     sample_he,
     sample_her2,
     sample_ihc,
+    sample_pair,
     write_cells,
 )
 from napari_celldetr.gui.layers import CELLS_KEY, SLIDE_KEY, point_data
@@ -26,7 +27,11 @@ def test_manifest_is_valid_and_its_commands_exist():
     for command in manifest.contributions.commands:
         assert command.id.startswith("napari-celldetr.")
         assert command.title[0].isupper()
-    assert manifest.contributions.menus["napari/layers/segment"]
+    menus = manifest.contributions.menus
+    assert menus["napari/layers/segment"]
+    assert [item.command for item in menus["napari/layers/register"]] == [
+        "napari-celldetr.align_dock"
+    ]
 
 
 def test_commands_load_no_torch():
@@ -138,6 +143,33 @@ def test_the_generated_her2_slide_comes_with_its_tumour():
     assert len(shapes) == 1
     assert shapes[0].min() > 0
     assert shapes[0].max() < 2048
+
+
+def test_the_generated_pair_is_made_once_and_opens_as_two_slides(tmp_path, monkeypatch):
+    from napari_celldetr.gui import contributions
+    from napari_celldetr.gui.align_words import turn_words
+    from napari_celldetr.slides.synthetic_pair import PairSettings, make_pair
+
+    monkeypatch.setenv("CELLDETR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(contributions, "PAIR_SIZE_UM", (900.0, 700.0))
+    first = sample_pair()
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.ome.tif")}
+    assert [p.name for p in sorted(files)] == sorted(contributions.PAIR_FILES)
+    again = sample_pair()
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+    for (_, options, kind), (_, same, _) in zip(first, again, strict=True):
+        assert kind == "image"
+        assert options["units"] == ("um", "um")
+        assert options["metadata"] == same["metadata"]
+    names = [options["name"] for _, options, _ in first]
+    assert "HE" in names[0]
+    assert "IHC" in names[1]
+    # The H&E is mirrored and turned as the constants say.
+    settings = PairSettings(
+        size_um=(900.0, 700.0), mpp=(4.0, 4.0), angle_deg=contributions.PAIR_TURN_DEG, flip=True
+    )
+    said = turn_words(make_pair(contributions.PAIR_SEED, settings).truth.smooth)
+    assert said == "mirrored and turned by 140° clockwise"
 
 
 def test_a_label_image_of_ours_is_no_slide(tmp_path):

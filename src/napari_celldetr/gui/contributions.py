@@ -203,6 +203,45 @@ def drawn_tumour(corners: Any, mpp: tuple[float, float] | None) -> LayerData:
     return [point_data(corners)], options, "shapes"
 
 
+PAIR_SEED = 11
+PAIR_SIZE_UM = (2400.0, 2000.0)
+PAIR_MPP = (1.5, 1.6)
+PAIR_TURN_DEG = 140.0
+PAIR_FILES = ("generated-pair-HE.ome.tif", "generated-pair-IHC.ome.tif")
+
+
+def sample_pair() -> list[LayerData]:
+    """Two generated sections of the same tissue, H&E and IHC, mirrored, turned and stretched."""
+    from napari_celldetr.pipeline.ledger import cache_folder
+
+    folder = cache_folder().parent / "samples"
+    paths = [folder / name for name in PAIR_FILES]
+    if not all(path.exists() for path in paths):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_pair(paths)
+    return [slide_layer(open_slide(path, probe=False)) for path in paths]
+
+
+def _write_pair(paths: list[Path]) -> None:
+    from napari_celldetr.slides.synthetic import BLOCK_PX, write_pyramid
+    from napari_celldetr.slides.synthetic_pair import PairSettings, make_pair
+
+    settings = PairSettings(
+        size_um=PAIR_SIZE_UM, mpp=PAIR_MPP, angle_deg=PAIR_TURN_DEG, flip=True, scale=1.02
+    )
+    pair = make_pair(PAIR_SEED, settings)
+    for path, pixels, mpp in zip(paths, (pair.he, pair.ihc), pair.mpp, strict=True):
+        rows = range(0, pixels.shape[0], BLOCK_PX)
+        fresh = path.with_name(f"{os.getpid()}-{path.name}")
+        write_pyramid(
+            fresh,
+            lambda p=pixels, r=rows: iter([p[y : y + BLOCK_PX] for y in r]),  # type: ignore[misc]
+            size=(pixels.shape[1], pixels.shape[0]),
+            mpp=mpp,
+        )
+        fresh.replace(path)
+
+
 TRUTH_COLORS = ((40, 70, 220), (220, 40, 40), (30, 150, 60), (200, 140, 0), (140, 60, 180))
 
 

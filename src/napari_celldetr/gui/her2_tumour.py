@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.errors import AnnotationError
+from napari_celldetr.gui.carry import CARRIED_KEY
 from napari_celldetr.gui.layers import Frame, rectangle_world
-from napari_celldetr.pipeline.her2.tumour import ASSUMED, DRAWN, Tumour
+from napari_celldetr.pipeline.her2.tumour import ASSUMED, CARRIED, DRAWN, Tumour
 from napari_celldetr.pipeline.her2.zones import Zone
 
+LEFT_OUT = "left_out"
+"""Feature of shapes that *Align slides* carried."""
 CORNERS = 48
 """Of a polygon that stands for an ellipse."""
 NOTHING_KEY, ALL_KEY, AREAS_KEY, LAYER_KEY = "nothing", "all", "areas", "layer:"
@@ -51,13 +54,14 @@ def tumour_of(key: str, areas: Mapping[str, Area], layers: Iterable[Any], frame:
         return _drawn(areas.values())
     for layer in layers:
         if is_shapes(layer) and LAYER_KEY + layer.name == key:
-            return _drawn(areas_of(layer, frame))
+            carried = CARRIED_KEY in layer.metadata
+            return _drawn(areas_of(layer, frame), CARRIED if carried else DRAWN)
     return Tumour()
 
 
-def _drawn(areas: Iterable[Area]) -> Tumour:
+def _drawn(areas: Iterable[Area], source: str = DRAWN) -> Tumour:
     zones = tuple(Zone(area) for area in areas)
-    return Tumour(DRAWN, zones) if zones else Tumour()
+    return Tumour(source, zones) if zones else Tumour()
 
 
 def is_shapes(layer: Any) -> bool:
@@ -66,10 +70,15 @@ def is_shapes(layer: Any) -> bool:
 
 
 def areas_of(layer: Any, frame: Frame) -> list[Area]:
-    """The shapes of a layer as areas; lines and shapes without an area are left out."""
+    """The shapes of a layer as areas, but for lines and shapes without an area.
+
+    Of shapes carried from the H&E slide, those are left out that lie where the two slides do not
+    match well enough.
+    """
     found = []
-    for index, kind in enumerate(layer.shape_type):
-        if kind in ("line", "path"):
+    left_out = layer.features.get(LEFT_OUT, np.zeros(len(layer.data), bool))
+    for index, (kind, bad) in enumerate(zip(layer.shape_type, left_out, strict=True)):
+        if kind in ("line", "path") or (isinstance(bad, bool | np.bool_) and bad):
             continue
         corners = frame.from_world(rectangle_world(layer, index))
         if kind == "ellipse":

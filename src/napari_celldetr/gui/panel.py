@@ -297,13 +297,20 @@ def _frame_of(dock: Dock) -> QDockWidget | None:
 
 
 class RunBar(QWidget):
-    """Run, Cancel, a progress bar and one line that says what is going on."""
+    """Run, Cancel, a progress bar and one line that says what is going on, in `words`."""
 
     run_clicked = Signal()
     cancel_clicked = Signal()
 
-    def __init__(self, run_text: str, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        run_text: str,
+        parent: QWidget | None = None,
+        *,
+        words: Callable[[Progress], str] | None = None,
+    ) -> None:
         super().__init__(parent)
+        self._words = words or progress_words
         self.run_button = QPushButton(run_text)
         self.run_button.setToolTip("Start. What is on the screen is analysed first")
         self.cancel_button = QPushButton("Cancel")
@@ -353,7 +360,7 @@ class RunBar(QWidget):
             return
         self.bar.setRange(0, step.total)
         self.bar.setValue(step.done)
-        self._say(progress_words(step))
+        self._say(self._words(step))
 
     def _say(self, text: str) -> None:
         self.status.setText(text)

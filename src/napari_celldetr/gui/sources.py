@@ -19,13 +19,16 @@ from napari_celldetr.slides.backend import Facts
 from napari_celldetr.slides.pixels import to_rgb
 from napari_celldetr.slides.slide import Slide
 
+VIEW_KEY = "celldetr_view_of"
+"""In the metadata of a layer that shows another slide's pixels: no slide of its own."""
 HASHED_BYTES = 256 * 2**20
 """Arrays up to this size are hashed whole, so that the same pixels are known again."""
 
 
 def is_slide_layer(layer: Any) -> bool:
-    """Whether cells can be looked for in a layer: a two-dimensional RGB image."""
-    return isinstance(layer, Image) and bool(layer.rgb) and layer.ndim == 2
+    """Whether cells can be looked for in a layer: a flat RGB image that is no view of another."""
+    is_picture = isinstance(layer, Image) and bool(layer.rgb) and layer.ndim == 2
+    return is_picture and VIEW_KEY not in layer.metadata
 
 
 def levels_of(layer: Any) -> list[Any]:

@@ -214,6 +214,39 @@ def warp_regions(
     return WarpReport(len(features), mover.excluded)
 
 
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """An outline on the other slide.
+
+    Attributes
+    ----------
+    corners : (M, 2)
+        Level-0 px, x and y.
+    error_um : float
+        The worst expected error of a corner; NaN where one is not known.
+    excluded : bool
+        More than half of the corners lie where the transform is not to be trusted.
+    """
+
+    corners: Floats
+    error_um: float
+    excluded: bool
+
+
+def carry_outline(
+    corners: NDArray[Any], transform: SlideTransform, *, inverse: bool = False
+) -> Outline:
+    """A line (N, 2) of level-0 px laid onto the other slide; long edges get corners in between.
+
+    `inverse` goes from the IHC slide to the H&E slide. A ring must end where it begins.
+    """
+    mover = Mover(transform, inverse)
+    line = denser(np.asarray(corners, np.float64).reshape(-1, 2))
+    after = mover.move(line)
+    errors, excluded = mover.errors(line, after)
+    return Outline(after, float(errors.max(initial=0.0)), bool(excluded.mean() > 0.5))
+
+
 class _GeometryMover:
     """Moves features in place and counts what is excluded."""
 

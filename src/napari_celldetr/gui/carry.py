@@ -1,0 +1,124 @@
+"""Regions drawn on one slide, carried to the other as a new layer that says where it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from napari.layers import Shapes
+from numpy.typing import NDArray
+
+from napari_celldetr.core.errors import ConfigError
+from napari_celldetr.core.transform import SlideTransform
+from napari_celldetr.gui.layers import HALF, Frame
+from napari_celldetr.pipeline.warp import Outline, carry_outline
+
+CARRIED_KEY = "celldetr_carried"
+ROUND_CORNERS = 96
+CLOSED = ("rectangle", "polygon", "ellipse")
+KEPT_COLOR, OUT_COLOR = "#00e676", "#9e9e9e"
+LINE_PX = 3.0
+
+Floats = NDArray[np.float64]
+Reading = Callable[[Floats], Floats]
+"""World (N, 2) y, x to level-0 px (N, 2) of the slide the region was drawn on."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The layer of carried regions, and how many of them are left out."""
+
+    layer: Any
+    count: int
+    excluded: int
+
+    def sentence(self) -> str:
+        """What became of them, in words for people."""
+        regions = "1 region" if self.count == 1 else f"{self.count} regions"
+        if not self.excluded:
+            return f"{regions} carried over."
+        verb = "lies" if self.excluded == 1 else "lie"
+        return (
+            f"{regions} carried over; {self.excluded} {verb} where the slides are not aligned "
+            "well enough, drawn grey."
+        )
+
+
+def carry_regions(
+    source: Any,
+    reading: Reading,
+    transform: SlideTransform,
+    *,
+    frame: Frame,
+    inverse: bool,
+    zoom: float = 1.0,
+) -> Carried:
+    """The shapes of a Shapes layer on the other slide, whose `frame` is given.
+
+    `reading` says where they are on their own slide; `inverse` goes from the IHC to the H&E;
+    `zoom` is screen px per world unit. `ConfigError` for a layer without shapes.
+    """
+    kinds = list(source.shape_type)
+    if not kinds:
+        raise ConfigError(
+            "There are no regions in this layer.",
+            expected="a shapes layer with something drawn in it",
+            found=f"{source.name!r}, which is empty",
+            remedy="draw a region first, or choose another layer",
+        )
+    outlines = []
+    for data, kind in zip(source.data, kinds, strict=True):
+        line = reading(_world(source, _corners(np.asarray(data, np.float64)[:, -2:], kind)))
+        ring = np.concatenate([line, line[:1]]) if kind in CLOSED else line
+        outlines.append(carry_outline(ring, transform, inverse=inverse))
+    layer = _layer(source, kinds, outlines, frame, transform, inverse, zoom)
+    return Carried(layer, len(outlines), sum(o.excluded for o in outlines))
+
+
+def _layer(
+    source: Any,
+    kinds: list[str],
+    outlines: list[Outline],
+    frame: Frame,
+    transform: SlideTransform,
+    inverse: bool,
+    zoom: float,
+) -> Any:
+    closed = [kind in CLOSED for kind in kinds]
+    rings = [o.corners[:-1] if c else o.corners for o, c in zip(outlines, closed, strict=True)]
+    origin = transform.ihc.name if inverse else transform.he.name
+    side = "IHC" if inverse else "H&E"
+    features = {
+        "from": [f"{side} · {origin}"] * len(outlines),
+        "error_um": [o.error_um for o in outlines],
+        "left_out": [o.excluded for o in outlines],
+    }
+    return Shapes(
+        [ring[:, ::-1] - HALF for ring in rings],
+        shape_type=["polygon" if c else "path" for c in closed],
+        ndim=2,
+        name=f"{source.name} · from {side}",
+        edge_color=[OUT_COLOR if o.excluded else KEPT_COLOR for o in outlines],
+        face_color="transparent",
+        edge_width=max(LINE_PX / zoom / frame.scale[0], 1.0),
+        features=features,
+        metadata={CARRIED_KEY: {"from": side, "slide": origin, "layer": source.name}},
+        **frame.layer_options(),
+    )
+
+
+def _corners(data: Floats, kind: str) -> Floats:
+    """Corners (N, 2) y, x; an ellipse, which is kept as its box, becomes a polygon."""
+    if kind != "ellipse":
+        return data
+    centre = data.mean(axis=0)
+    across, down = (data[1] - data[0]) / 2, (data[3] - data[0]) / 2
+    angle = np.linspace(0, 2 * np.pi, ROUND_CORNERS, endpoint=False)[:, None]
+    return np.asarray(centre + np.cos(angle) * across + np.sin(angle) * down, np.float64)
+
+
+def _world(layer: Any, corners: Floats) -> Floats:
+    world = [layer.data_to_world(corner) for corner in corners]
+    return np.asarray(world, np.float64)[:, -2:]

@@ -1,0 +1,97 @@
+"""Regions carried from one slide to the other; layers without a viewer."""
+
+import numpy as np
+import pytest
+from aligned_pair import HE_MPP, IHC_MPP, known_transform
+from napari.layers import Shapes
+
+from napari_celldetr.core.errors import ConfigError
+from napari_celldetr.gui.carry import CARRIED_KEY, carry_regions
+from napari_celldetr.gui.layers import Frame
+
+HE, IHC = Frame.of_mpp((HE_MPP, HE_MPP)), Frame.of_mpp((IHC_MPP, IHC_MPP))
+
+
+def regions(frame, **options):
+    return Shapes(ndim=2, name="Tumour", **frame.layer_options(), **options)
+
+
+def there(layer, frame=IHC):
+    """Corners (N, 2) x, y in level-0 px of each shape."""
+    corners = []
+    for data in layer.data:
+        world = np.array([layer.data_to_world(c) for c in data])
+        corners.append(frame.from_world(world))
+    return corners
+
+
+def test_a_rectangle_on_the_he_lies_where_the_transform_says_on_the_ihc():
+    transform = known_transform()
+    layer = regions(HE)
+    # Level-0 px 100..300 x, 80..200 y.
+    layer.add_rectangles([[79.5, 99.5], [199.5, 299.5]])
+    carried = carry_regions(layer, HE.from_world, transform, frame=IHC, inverse=False)
+    assert carried.layer.shape_type == ["polygon"]
+    (ring,) = there(carried.layer)
+    back = transform.inverse(ring)
+    corners = np.array([(100, 80), (300, 80), (300, 200), (100, 200)])
+    for corner in corners:
+        assert np.hypot(*(back - corner).T).min() < 1e-3
+    # Long edges got corners in between, all of them on the rectangle's rim.
+    assert len(ring) > 4
+    on_rim = np.isclose(back, (100, 80)) | np.isclose(back, (300, 200))
+    assert on_rim.any(axis=1).all()
+
+
+def test_the_layer_says_where_it_is_from_and_how_sure_it_is():
+    layer = regions(HE)
+    layer.add_rectangles([[80, 100], [150, 200]])
+    layer.add_rectangles([[80, 450], [150, 550]])
+    carried = carry_regions(layer, HE.from_world, known_transform(), frame=IHC, inverse=False)
+    made = carried.layer
+    assert made.name == "Tumour · from H&E"
+    assert made.metadata[CARRIED_KEY] == {"from": "H&E", "slide": "he.svs", "layer": "Tumour"}
+    assert list(made.features["from"]) == ["H&E · he.svs"] * 2
+    assert list(made.features["error_um"]) == [10.0, 120.0]
+    assert list(made.features["left_out"]) == [False, True]
+    assert (carried.count, carried.excluded) == (2, 1)
+    assert carried.sentence().startswith("2 regions carried over; 1 lies")
+    assert not np.allclose(made.edge_color[0], made.edge_color[1])
+
+
+def test_there_and_back_again():
+    transform = known_transform()
+    layer = regions(IHC)
+    layer.add_polygons([[200, 150], [260, 330], [300, 200]])
+    carried = carry_regions(layer, IHC.from_world, transform, frame=HE, inverse=True)
+    assert carried.layer.name == "Tumour · from IHC"
+    again = carry_regions(carried.layer, HE.from_world, transform, frame=IHC, inverse=False)
+    (ring,) = there(again.layer)
+    for y, x in ((200, 150), (260, 330), (300, 200)):
+        assert np.hypot(*(ring - (x + 0.5, y + 0.5)).T).min() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "closed"),
+    [
+        ("ellipse", [[80, 100], [80, 300], [160, 300], [160, 100]], True),
+        ("path", [[80, 100], [90, 140], [160, 300]], False),
+    ],
+)
+def test_round_and_open_shapes(kind, shape, closed):
+    layer = regions(HE)
+    getattr(layer, {"ellipse": "add_ellipses", "path": "add_paths"}[kind])(shape)
+    transform = known_transform()
+    carried = carry_regions(layer, HE.from_world, transform, frame=IHC, inverse=False)
+    assert carried.layer.shape_type == ["polygon" if closed else "path"]
+    back = transform.inverse(there(carried.layer)[0]) - 0.5
+    if closed:
+        x, y = (back - (200, 120)).T
+        np.testing.assert_allclose((x / 100) ** 2 + (y / 40) ** 2, 1, atol=1e-3)
+    else:
+        np.testing.assert_allclose(back[[0, -1]], [[100, 80], [300, 160]], atol=1e-3)
+
+
+def test_an_empty_layer_is_refused():
+    with pytest.raises(ConfigError, match="no regions"):
+        carry_regions(regions(HE), HE.from_world, known_transform(), frame=IHC, inverse=False)
