@@ -1,9 +1,11 @@
 """Make the README's pictures of the docks on a real slide, without a screen.
 
     xvfb-run -a -s "-screen 0 1600x1000x24" python docs/screenshots.py SLIDE [FOLDER] [MODEL]
+    xvfb-run -a -s "-screen 0 1600x1000x24" python docs/screenshots.py her2 [FOLDER]
 
 SLIDE is any slide the viewer opens (the README's are of OpenSlide's CMU-1-Small-Region.svs, CC0).
 With `align` in place of SLIDE: the pictures of *Align slides*, on generated sections.
+With `her2`: those of *HER2*, on a generated slide.
 """
 
 from __future__ import annotations
@@ -22,16 +24,23 @@ from qtpy.QtWidgets import QApplication
 
 from napari_celldetr.gui.align_dock import AlignDock
 from napari_celldetr.gui.align_view import Look
-from napari_celldetr.gui.contributions import sample_pair
+from napari_celldetr.gui.contributions import sample_her2, sample_pair
 from napari_celldetr.gui.detect_dock import DetectDock
+from napari_celldetr.gui.her2_body import WHOLE
+from napari_celldetr.gui.her2_dock import Her2Dock
+from napari_celldetr.gui.her2_layers import Show
+from napari_celldetr.gui.her2_tumour import LAYER_KEY
 from napari_celldetr.gui.review_dock import ReviewDock
 from napari_celldetr.gui.tool_kinds import Tool
+from napari_celldetr.pipeline.her2.palette import NOT_COUNTED, SCORE_COLORS
 
 WIDTH, HEIGHT = 1400, 860
 LONGEST_RUN_S = 900
 MAX_BYTES = 600_000
 NEAR_ZOOM = 5.0
 LIVELY_PX = 600
+HER2_ZOOM = 3.0
+MAX_HER2_BYTES = 300_000
 
 
 def settle(seconds: float) -> None:
@@ -42,19 +51,19 @@ def settle(seconds: float) -> None:
         time.sleep(0.01)
 
 
-def save(viewer: Any, path: Path, keep: Any) -> None:
+def save(viewer: Any, path: Path, keep: Any, *, most: int = MAX_BYTES) -> None:
     """The whole window as a PNG that a README may carry, the colours in `keep` exact."""
     settle(1.0)
     picture = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
-    for colors in (250, 120, 60):
+    for colors in (250, 120, 60, 30, 16):
         few = picture.quantize(colors).getpalette()[: 3 * colors]
         # Class colours are rare in the picture but the ones a reader compares.
         palette = Image.new("P", (1, 1))
         palette.putpalette([*few, *np.ravel(keep).tolist()])
         picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
-        if path.stat().st_size < MAX_BYTES:
+        if path.stat().st_size < most:
             return
-    raise SystemExit(f"{path.name} stays larger than {MAX_BYTES} bytes")
+    raise SystemExit(f"{path.name} stays larger than {most} bytes")
 
 
 def wait_for(dock: DetectDock, enough: Any) -> None:
@@ -142,6 +151,44 @@ def review(viewer: Any, path: Path, colors: Any) -> None:
     dock.shut_down()
 
 
+def her2(folder: str = "docs/images") -> None:
+    """A generated HER2 slide: the whole score, and one branch of it lit up near."""
+    from napari.layers import Layer
+
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    colors = [*SCORE_COLORS.values(), NOT_COUNTED, (0, 229, 255)]
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(WIDTH, HEIGHT)
+    with tempfile.TemporaryDirectory() as work:
+        os.environ["CELLDETR_PROJECT"] = str(Path(work) / "project")
+        for data in sample_her2():
+            viewer.add_layer(Layer.create(*data))
+        tumour = viewer.layers[-1].name
+        dock = Her2Dock(viewer, workspace=Path(work))
+        viewer.window.add_dock_widget(dock, name="HER2", area="right")
+        settle(1.0)
+        viewer.reset_view()
+        body = dock.body
+        body.where.setCurrentIndex(body.where.findData(WHOLE))
+        dock.run()
+        until = time.monotonic() + LONGEST_RUN_S
+        while dock.runs.running and time.monotonic() < until:
+            settle(0.1)
+        dock.where.choose(LAYER_KEY + tumour)
+        body.show_box.setCurrentIndex(body.show_box.findData(Show.MAP))
+        settle(1.0)
+        save(viewer, out / "her2-score.png", colors, most=MAX_HER2_BYTES)
+        body.show_box.setCurrentIndex(body.show_box.findData(Show.AUTO))
+        body.tree_fold.button.setChecked(True)
+        viewer.scene.camera.zoom = HER2_ZOOM
+        body.tree.row("unusual").click()
+        settle(1.0)
+        save(viewer, out / "her2-branch.png", colors, most=MAX_HER2_BYTES)
+        dock.shut_down()
+        viewer.close()
+
+
 def align(folder: str = "docs/images") -> None:
     """The generated pair of sections: landmarks side by side, swipe, chequerboard."""
     viewer = napari.Viewer(show=True)
@@ -201,5 +248,7 @@ def point_at(dock: AlignDock, world: Any) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["align"]:
         align(*sys.argv[2:])
+    elif sys.argv[1:2] == ["her2"]:
+        her2(*sys.argv[2:])
     else:
         main(*sys.argv[1:])

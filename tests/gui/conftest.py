@@ -92,10 +92,19 @@ def run_whole(qtbot):
 @pytest.fixture
 def notes(monkeypatch):
     """Texts of the notifications a test caused."""
-    from napari_celldetr.gui import align_dock, contributions, detect_dock, files, review_dock
+    from napari_celldetr.gui import (
+        align_dock,
+        contributions,
+        detect_dock,
+        files,
+        her2_dock,
+        her2_runs,
+        review_dock,
+    )
 
     told = []
-    for module in (align_dock, contributions, detect_dock, files, review_dock):
+    docks = (align_dock, detect_dock, her2_dock, her2_runs, review_dock)
+    for module in (contributions, files, *docks):
         for name in ("show_error", "show_warning", "show_info"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, told.append)

@@ -13,6 +13,7 @@ from napari_celldetr.gui.contributions import (
     NOTHING,
     get_reader,
     sample_he,
+    sample_her2,
     sample_ihc,
     sample_pair,
     write_cells,
@@ -132,6 +133,16 @@ def test_the_generated_slide_comes_with_its_cells():
     assert (points.max(axis=0) < full.shape[:2]).all()
     assert truth["scale"] == options["scale"]
     assert truth["visible"] is False
+
+
+def test_the_generated_her2_slide_comes_with_its_tumour():
+    (_, options, _), (shapes, drawn, kind) = sample_her2()
+    assert options["metadata"][SLIDE_KEY].endswith(".ome.tif")
+    assert kind == "shapes"
+    assert drawn["scale"] == options["scale"] == (0.25, 0.25)
+    assert len(shapes) == 1
+    assert shapes[0].min() > 0
+    assert shapes[0].max() < 2048
 
 
 def test_the_generated_pair_is_made_once_and_opens_as_two_slides(tmp_path, monkeypatch):

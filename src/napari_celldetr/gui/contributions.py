@@ -12,6 +12,7 @@ from napari.utils.notifications import show_error, show_warning
 
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import ExportError, SlideError
+from napari_celldetr.core.her2 import Pattern
 from napari_celldetr.gui.layers import (
     CELLS_KEY,
     Frame,
@@ -138,21 +139,68 @@ SAMPLE_SEED = 7
 
 def sample_he() -> list[LayerData]:
     """A generated H&E slide file and, hidden at first, the cells that were drawn into it."""
-    from napari_celldetr.pipeline.ledger import cache_folder
     from napari_celldetr.slides.synthetic import make_he_slide
 
-    folder = cache_folder().parent / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _samples()
     path = folder / "generated-he.ome.tif"
     # The same bytes each time, so that yesterday's corrections are found again. It may be open.
     fresh = folder / f"generated-he-{os.getpid()}.ome.tif"
     truth = make_he_slide(fresh, size=SAMPLE_SIZE, seed=SAMPLE_SEED)
+    _put(fresh, path)
+    slide = open_slide(path, probe=False)
+    return [slide_layer(slide), known_cells(truth, slide.mpp)]
+
+
+def _samples() -> Path:
+    from napari_celldetr.pipeline.ledger import cache_folder
+
+    folder = cache_folder().parent / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _put(fresh: Path, path: Path) -> None:
+    """Put a file where an older one may be open."""
     try:
         fresh.replace(path)
     except PermissionError:
         fresh.unlink()
+
+
+HER2_SEED = 3
+HER2_MIX = {
+    Pattern.COMPLETE_INTENSE: 0.08,
+    Pattern.COMPLETE_WEAK_MODERATE: 0.22,
+    Pattern.FAINT_INCOMPLETE: 0.25,
+    Pattern.STRONG_INCOMPLETE: 0.05,
+}
+"""Of everything something: 2+ by the guideline, not far from 3+."""
+
+
+def sample_her2() -> list[LayerData]:
+    """A generated HER2 slide file and the outline of its tumour."""
+    from napari_celldetr.slides.synthetic_her2 import make_her2_slide
+
+    folder = _samples()
+    path = folder / "generated-her2.ome.tif"
+    fresh = folder / f"generated-her2-{os.getpid()}.ome.tif"
+    truth = make_her2_slide(fresh, HER2_MIX, size=SAMPLE_SIZE, seed=HER2_SEED)
+    _put(fresh, path)
     slide = open_slide(path, probe=False)
-    return [slide_layer(slide), known_cells(truth, slide.mpp)]
+    return [slide_layer(slide), drawn_tumour(truth.tumour, slide.mpp)]
+
+
+def drawn_tumour(corners: Any, mpp: tuple[float, float] | None) -> LayerData:
+    """The outline of a tumour (M, 2), level-0 px, as a Shapes layer."""
+    options = {
+        **Frame.of_mpp(mpp).layer_options(),
+        "name": "Tumour (as generated)",
+        "shape_type": "polygon",
+        "edge_color": "#00e5ff",
+        "face_color": [0.0, 0.0, 0.0, 0.0],
+        "edge_width": 4.0,
+    }
+    return [point_data(corners)], options, "shapes"
 
 
 PAIR_SEED = 11

@@ -56,6 +56,14 @@ class PixelAgreement:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class PixelStep(Progress):
+    """A tile the network was asked about: its region, and the classes (height, width) it gave."""
+
+    core: Region | None = None
+    classes: NDArray[np.uint8] | None = None
+
+
 def compare_pixels(
     slide: Slide,
     predictor: PixelPredictor,
@@ -63,6 +71,8 @@ def compare_pixels(
     scores: NDArray[np.int8],
     counted: NDArray[np.bool_],
     zones: tuple[Zone, ...],
+    *,
+    first: tuple[float, float] | None = None,
 ) -> Job[PixelAgreement]:
     """Compare the network's pixels with the filled outlines, tile by tile.
 
@@ -80,6 +90,13 @@ def compare_pixels(
         Cells that count; pixels of others are left out.
     zones : tuple of Zone
         Where to look; everywhere with cells if empty.
+    first : (x, y), optional
+        Tiles near this place, level-0 px, are asked about first.
+
+    Yields
+    ------
+    Progress
+        A `PixelStep` after every tile.
 
     Raises
     ------
@@ -92,6 +109,8 @@ def compare_pixels(
     step = np.array(mpp) / np.array(slide.known_mpp())
     side = max(predictor.lattice_px, CORE_PX // predictor.lattice_px * predictor.lattice_px)
     tiles = np.unique(np.floor(outlines.centres[counted] / (side * step)).astype(int), axis=0)
+    if first is not None:
+        tiles = tiles[np.argsort(np.hypot(*((tiles + 0.5) * side * step - first).T), kind="stable")]
     confusion = np.zeros((len(PIXEL_CLASSES),) * 2, np.int64)
     yield Progress(0, len(tiles), "asking the network for pixels")
     for done, tile in enumerate(tiles, start=1):
@@ -102,7 +121,8 @@ def compare_pixels(
             seen &= zone_mask(zones, core, (side, side))
         pair = rule[seen].astype(np.int64) * len(PIXEL_CLASSES) + found[seen]
         confusion += np.bincount(pair, minlength=confusion.size).reshape(confusion.shape)
-        yield Progress(done, len(tiles), "asking the network for pixels")
+        message = "asking the network for pixels"
+        yield PixelStep(done, len(tiles), message, core=core, classes=found)
     return PixelAgreement(confusion, mpp)
 
 
