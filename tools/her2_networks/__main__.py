@@ -1,6 +1,6 @@
 """Train the three networks of HER2 scoring, measure them, and make them into shipped models.
 
-    python tools/her2_networks train celldetr-her2-pixels DATA --steps 6000
+    python tools/her2_networks train celldetr-her2-pixels DATA
     python tools/her2_networks evaluate RUN/MODEL DATA -o FIGURES.json
     python tools/her2_networks finish RUN/MODEL FIGURES.json -o models/NAME
 
@@ -105,7 +105,7 @@ def main() -> int:
     way.add_argument("name", choices=plans.NAMES)
     way.add_argument("data", type=Path)
     way.add_argument("--runs", type=Path, default=ROOT / "runs")
-    way.add_argument("--steps", type=int, default=6000)
+    way.add_argument("--steps", type=int, default=0, help="0 takes those of the plan")
     way = ways.add_parser("evaluate")
     way.add_argument("model", type=Path)
     way.add_argument("data", type=Path)

@@ -25,6 +25,9 @@ TUMOUR, STAIN, PIXELS = "celldetr-her2-tumour", "celldetr-her2-stain", "celldetr
 NAMES = (TUMOUR, STAIN, PIXELS)
 STAIN_SIDE, PIXEL_SIDE = 224, 256
 MPP = 0.5
+STEPS = {TUMOUR: 700, STAIN: 800, PIXELS: 4000}
+BATCH = {TUMOUR: 8, STAIN: 8, PIXELS: 2}
+"""Small batches: on two cores many small steps teach more than few large ones."""
 FIELDS = ({"name": "he_brca_m2c"}, {"name": "he_tnbc"}, {"name": "ihc_endonuke"})
 BACKBONE = Path("weights/mobilenetv2_100/mobilenetv2_100_dequant_timmnames.npz")
 
@@ -47,13 +50,14 @@ class GridPatches:
         return self.samples[index]
 
 
-def train(name: str, data: Path, runs: Path, steps: int) -> Job[Path]:
-    """The training of one network, resumable in its folder below `runs`."""
+def train(name: str, data: Path, runs: Path, steps: int = 0) -> Job[Path]:
+    """The training of one network, resumable in its folder below `runs`; 0 steps are `STEPS`."""
     common = {
         "output": str(runs / name.removeprefix("celldetr-")),
         "name": name,
         "mpp": MPP,
-        "steps": steps,
+        "steps": steps or STEPS[name],
+        "batch": BATCH[name],
         "backbone_weights": str(data / BACKBONE),
         "precision": "float32",
     }
@@ -62,7 +66,7 @@ def train(name: str, data: Path, runs: Path, steps: int) -> Job[Path]:
 
 def _tumour(data: Path, common: dict[str, Any]) -> Job[Path]:
     folder = data / "he_brca_m2c"
-    config = PatchTrainConfig(**common, augmentation="stain", validate_steps=200)
+    config = PatchTrainConfig(**common, augmentation="stain", validate_steps=350)
     credit = [{"name": "he_brca_m2c"}]
     return train_patches(
         config, TumourPatches(folder), validation=GridPatches.of(folder), data=credit
@@ -71,16 +75,16 @@ def _tumour(data: Path, common: dict[str, Any]) -> Job[Path]:
 
 def _stain(data: Path, common: dict[str, Any]) -> Job[Path]:
     config = PatchTrainConfig(
-        **common, classes=",".join(SCORES), stain="H-DAB", smoothing=0.0, validate_steps=250
+        **common, classes=",".join(SCORES), stain="H-DAB", smoothing=0.0, validate_steps=400
     )
     make, held = (StainSamples(_scenes(data, s, STAIN_SIDE)) for s in ("train", "val"))
     return train_patches(config, make, validation=Held(held, 200), data=FIELDS)
 
 
 def _pixels(data: Path, common: dict[str, Any]) -> Job[Path]:
-    config = PixelTrainConfig(**common, classes=",".join(PIXEL_CLASSES), validate_steps=250)
+    config = PixelTrainConfig(**common, classes=",".join(PIXEL_CLASSES), validate_steps=500)
     make, held = (PixelSamples(_scenes(data, s, PIXEL_SIDE)) for s in ("train", "val"))
-    return train_pixels(config, make, validation=Held(held, 60), data=FIELDS)
+    return train_pixels(config, make, validation=Held(held, 40), data=FIELDS)
 
 
 def _scenes(data: Path, split: str, side: int) -> Her2Scenes:
