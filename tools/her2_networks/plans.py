@@ -9,6 +9,7 @@ from typing import Any
 
 from napari_celldetr.core.her2 import SCORES
 from napari_celldetr.core.progress import Job
+from napari_celldetr.nets.maskformer import MaskFormerConfig
 from napari_celldetr.training.her2_samples import (
     PIXEL_CLASSES,
     Held,
@@ -29,6 +30,8 @@ STEPS = {TUMOUR: 700, STAIN: 800, PIXELS: 4000}
 BATCH = {TUMOUR: 8, STAIN: 8, PIXELS: 2}
 """Small batches: on two cores many small steps teach more than few large ones."""
 FIELDS = ({"name": "he_brca_m2c"}, {"name": "he_tnbc"}, {"name": "ihc_endonuke"})
+PIXEL_NETWORK = MaskFormerConfig(pyramid_size=32, queries=8, mask_stride=2)
+"""Smaller than the default: five classes need few masks, and slides have many pixels."""
 BACKBONE = Path("weights/mobilenetv2_100/mobilenetv2_100_dequant_timmnames.npz")
 
 
@@ -82,9 +85,11 @@ def _stain(data: Path, common: dict[str, Any]) -> Job[Path]:
 
 
 def _pixels(data: Path, common: dict[str, Any]) -> Job[Path]:
-    config = PixelTrainConfig(**common, classes=",".join(PIXEL_CLASSES), validate_steps=500)
+    config = PixelTrainConfig(**common, classes=",".join(PIXEL_CLASSES), warmup=50, validate_steps=500)
     make, held = (PixelSamples(_scenes(data, s, PIXEL_SIDE)) for s in ("train", "val"))
-    return train_pixels(config, make, validation=Held(held, 40), data=FIELDS)
+    return train_pixels(
+        config, make, validation=Held(held, 40), network=PIXEL_NETWORK, data=FIELDS
+    )
 
 
 def _scenes(data: Path, split: str, side: int) -> Her2Scenes:
