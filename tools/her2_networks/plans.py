@@ -85,11 +85,11 @@ def _stain(data: Path, common: dict[str, Any]) -> Job[Path]:
 
 
 def _pixels(data: Path, common: dict[str, Any]) -> Job[Path]:
-    config = PixelTrainConfig(**common, classes=",".join(PIXEL_CLASSES), warmup=50, validate_steps=500)
-    make, held = (PixelSamples(_scenes(data, s, PIXEL_SIDE)) for s in ("train", "val"))
-    return train_pixels(
-        config, make, validation=Held(held, 40), network=PIXEL_NETWORK, data=FIELDS
+    config = PixelTrainConfig(
+        **common, classes=",".join(PIXEL_CLASSES), warmup=50, validate_steps=500
     )
+    make, held = (PixelSamples(_scenes(data, s, PIXEL_SIDE)) for s in ("train", "val"))
+    return train_pixels(config, make, validation=Held(held, 40), network=PIXEL_NETWORK, data=FIELDS)
 
 
 def _scenes(data: Path, split: str, side: int) -> Her2Scenes:
