@@ -53,15 +53,19 @@ class GridPatches:
         return self.samples[index]
 
 
-def train(name: str, data: Path, runs: Path, steps: int = 0) -> Job[Path]:
-    """The training of one network, resumable in its folder below `runs`; 0 steps are `STEPS`."""
+def train(name: str, data: Path, runs: Path, *, steps: int = 0, init: str = "") -> Job[Path]:
+    """The training of one network, resumable in its folder below `runs`; 0 steps are `STEPS`.
+
+    `init` is a model folder to go on from.
+    """
     common = {
         "output": str(runs / name.removeprefix("celldetr-")),
         "name": name,
         "mpp": MPP,
         "steps": steps or STEPS[name],
         "batch": BATCH[name],
-        "backbone_weights": str(data / BACKBONE),
+        "backbone_weights": "" if init else str(data / BACKBONE),
+        "init": init,
         "precision": "float32",
     }
     return _TRAININGS[name](data, common)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.core.her2 import Pattern
+from napari_celldetr.training.her2_ground import GROUNDS, SHARES, Ground
 
 PATTERNS = tuple(Pattern)
 USUAL = np.array([0.24, 0.22, 0.16, 0.24, 0.14])
@@ -59,6 +60,8 @@ class Plan:
         Width of the cytoplasm.
     every_cell : bool
         Whether cells of all kinds may carry membranes, not carcinoma's alone.
+    ground : str
+        What lies under the membranes: ``real``, ``soft`` or ``drawn``.
     """
 
     mix: Mix
@@ -71,6 +74,7 @@ class Plan:
     zoom: float = 1.0
     rim_um: float = 3.2
     every_cell: bool = False
+    ground: Ground = "real"
 
 
 def draw_mix(rng: np.random.Generator) -> Mix:
@@ -110,7 +114,8 @@ def draw_plan(rng: np.random.Generator) -> Plan:
         plan = replace(plan, brown_nuclei=(float(low), float(high)))
     if rng.random() < 0.12:
         plan = replace(plan, dirt=rng.uniform(0.005, 0.08))
-    return plan
+    ground = GROUNDS[int(rng.choice(len(GROUNDS), p=SHARES))]
+    return replace(plan, ground=ground)
 
 
 def spread(mix: Mix, places_um: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.int8]:

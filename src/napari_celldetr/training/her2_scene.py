@@ -22,6 +22,7 @@ from napari_celldetr.slides.membranes import (
 )
 from napari_celldetr.slides.stain import DAB
 from napari_celldetr.training.her2_fields import CARCINOMA, UNSURE, NucleiField
+from napari_celldetr.training.her2_ground import draw_ground, smooth_noise, soften
 from napari_celldetr.training.her2_plan import Plan, spread
 from napari_celldetr.training.restain import nucleus_radius_px, restain_to_hdab
 
@@ -87,7 +88,7 @@ def make_scene(field: NucleiField, plan: Plan, rng: Chance, *, side: int, mpp: f
     classes[~ids] = BACKGROUND
     classes[unsure] = UNKNOWN
     dab = _widened(dab, plan.spread_um / mpp, LINE_UM / mpp)
-    dab *= 1 + rng.uniform(0.02, 0.12) * _noise(side, rng, 0.6 / mpp)
+    dab *= 1 + rng.uniform(0.02, 0.12) * smooth_noise(side, rng, 0.6 / mpp)
     dirt = _dirt(side, plan.dirt, rng, mpp)
     classes[(dirt > 0.15) & (classes != BACKGROUND)] = UNKNOWN
     image = _brown(plain, np.maximum(dab, 0) + np.float32(plan.haze) + dirt, rng)
@@ -145,8 +146,21 @@ def _mirrored(field: NucleiField) -> tuple[Floats, Floats, Floats, NDArray[np.in
 def _counterstain(
     cut: _Cut, plan: Plan, rng: Chance, mpp: float, *, stained: bool
 ) -> NDArray[np.uint8]:
-    if stained:
-        return cut.image
+    if plan.ground == "drawn":
+        return draw_ground(
+            cut.centres,
+            cut.axes,
+            cut.angle,
+            rng,
+            side=len(cut.image),
+            mpp=mpp,
+            brown=plan.brown_nuclei,
+        )
+    image = cut.image if stained else _restained(cut, plan, rng, mpp)
+    return soften(image, rng, mpp=mpp) if plan.ground == "soft" else image
+
+
+def _restained(cut: _Cut, plan: Plan, rng: Chance, mpp: float) -> NDArray[np.uint8]:
     inside = ((cut.centres >= 0) & (cut.centres < len(cut.image))).all(axis=1)
     image, _ = restain_to_hdab(
         cut.image,
@@ -182,17 +196,9 @@ def _dirt(side: int, share: float, rng: Chance, mpp: float) -> Floats:
     """DAB-like density (S, S) of pigment: blots over `share` of the area."""
     if share <= 0:
         return np.zeros((side, side), np.float32)
-    noise = _noise(side, rng, rng.uniform(0.8, 4.0) / mpp)
+    noise = smooth_noise(side, rng, rng.uniform(0.8, 4.0) / mpp)
     over = noise - np.quantile(noise, 1 - share)
     return np.asarray(rng.uniform(0.3, 1.4) * np.clip(over * 4, 0, 1), np.float32)
-
-
-def _noise(side: int, rng: Chance, sigma: float) -> Floats:
-    from scipy import ndimage
-
-    noise = rng.standard_normal((side, side), dtype=np.float32)
-    noise = ndimage.gaussian_filter(noise, sigma, mode="wrap", truncate=2)
-    return np.asarray(noise / (float(noise.std()) or 1.0), np.float32)
 
 
 def _brown(image: NDArray[np.uint8], density: Floats, rng: Chance) -> NDArray[np.uint8]:
