@@ -11,7 +11,7 @@ import pytest
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.core.her2 import Pattern, cell_scores
 from napari_celldetr.slides.membranes import CORNERS, ellipse_radii
-from napari_celldetr.slides.stain import dab_od
+from napari_celldetr.slides.stain import H_DAB, dab_od, haematoxylin_od
 from napari_celldetr.training.datasets import Field
 from napari_celldetr.training.her2_fields import (
     CARCINOMA,
@@ -22,6 +22,7 @@ from napari_celldetr.training.her2_fields import (
     outline_points,
     read_nuclei,
 )
+from napari_celldetr.training.her2_ground import GROUNDS, draw_ground
 from napari_celldetr.training.her2_plan import PATTERNS, Mix, Plan, draw_mix, spread
 from napari_celldetr.training.her2_samples import (
     VALIDATION,
@@ -79,10 +80,11 @@ def test_pixels_and_cells_have_the_score_of_what_was_drawn(pattern):
     assert (made.classes[row, column] == score + 1).all()
 
 
-def test_membranes_are_as_brown_as_their_pattern():
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_membranes_are_as_brown_as_their_pattern(ground):
     brown = {}
     for pattern in PATTERNS:
-        made = scene(pattern)
+        made = scene(pattern, ground=ground)
         x = made.shapes.centres[:, :1] + made.shapes.radii * np.cos(angles())
         y = made.shapes.centres[:, 1:] + made.shapes.radii * np.sin(angles())
         inside = (x > 1) & (x < SIDE - 1) & (y > 1) & (y < SIDE - 1)
@@ -107,12 +109,23 @@ def test_other_cells_are_background_and_unsure_ones_are_not_counted():
     assert set(np.unique(every.classes)) == {0, 4}
 
 
-def test_brown_nuclei_are_no_membranes():
-    plain = scene(Pattern.NONE)
-    brown = scene(Pattern.NONE, brown_nuclei=(1.0, 1.0))
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_brown_nuclei_are_no_membranes(ground):
+    plain = scene(Pattern.NONE, ground=ground)
+    brown = scene(Pattern.NONE, ground=ground, brown_nuclei=(1.0, 1.0))
     assert float(dab_od(brown.image).mean()) > float(dab_od(plain.image).mean()) + 0.03
     assert set(np.unique(brown.classes)) == {0, 1}
     assert not brown.scores.any()
+
+
+def test_drawn_nuclei_are_blue_where_they_were_asked_for():
+    field = drawn_field()
+    image = draw_ground(
+        field.centres, field.axes, field.angle, np.random.default_rng(2), side=SIDE, mpp=MPP
+    )
+    blue = haematoxylin_od(image, H_DAB)
+    column, row = np.clip(field.centres.astype(int), 0, SIDE - 1).T
+    assert float(np.median(blue[row, column])) > float(np.median(blue)) + 0.05
 
 
 def test_pigment_is_background_and_hides_what_lies_under_it():
