@@ -29,7 +29,7 @@ MIXES: tuple[Mapping[Pattern, float], ...] = (
     {P.STRONG_INCOMPLETE: 0.4, P.FAINT_INCOMPLETE: 0.2},
 )
 """Mixes of the generated slides."""
-SIDE_PX, SLIDE_MPP, FIRST_SEED = 2048, 0.25, 900
+SIDE_PX, SLIDE_MPP, FIRST_SEED = 2048, 0.25, 4000
 FEWEST_CELLS = 10
 """A patch with fewer tumour cells is not judged."""
 CLEAR = 0.6
