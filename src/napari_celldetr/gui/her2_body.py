@@ -135,7 +135,7 @@ class Her2Body(QWidget):
     def _build_show(self) -> QWidget:
         self.show_box = short_combo("How measured cells are drawn on the slide")
         for show, words in (
-            (Show.AUTO, "Outlines near, map far out"),
+            (Show.AUTO, "Outlines or map"),
             (Show.OUTLINES, "Outlines"),
             (Show.MAP, "Map"),
             (Show.NOTHING, "Nothing"),
