@@ -161,6 +161,15 @@ def test_networks_stand_beside_the_measurement(made, scored):
     assert pixels.confusion[1:, :4].sum() == 0
 
 
+def test_background_and_0_are_the_same_answer_where_nothing_is_stained():
+    from napari_celldetr.pipeline.her2.pixel_agreement import PixelAgreement
+
+    confusion = np.zeros((5, 5), np.int64)
+    confusion[1, :3] = 60, 20, 20
+    confusion[3, [0, 3]] = 50, 50
+    assert PixelAgreement(confusion, 0.5).disagreement == pytest.approx((20 + 50) / 200)
+
+
 def test_a_network_that_agrees_disagrees_in_nothing(made, scored):
     from napari_celldetr.pipeline.her2.pixel_agreement import compare_pixels
     from napari_celldetr.pipeline.her2.pixel_map import render_cells

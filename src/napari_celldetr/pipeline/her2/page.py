@@ -181,7 +181,7 @@ def _shares(content: Content) -> Iterator[str]:
         figures = ", ".join(f"{s} {number(network['percent_area'][s])} %" for s in SCORES)
         yield (
             f"<p>The network for pixels, asked separately, sees of the cells' area: {figures}. "
-            f"It disagrees with the measured map in {100 * (network['disagreement'] or 0):.1f} % "
+            f"It says otherwise of the staining in {100 * (network['disagreement'] or 0):.1f} % "
             "of the pixels in measured cells.</p>"
         )
 

@@ -40,10 +40,15 @@ class PixelAgreement:
 
     @property
     def disagreement(self) -> float:
-        """Share of the pixels in measured cells to which the network gives another class."""
+        """Share of the pixels in measured cells that the network says are stained otherwise.
+
+        Where the measurement says 0, the network's 0 and its background are the same answer:
+        nothing is stained there.
+        """
         cells = self.confusion[1:]
         whole = float(cells.sum())
-        return 1 - float(np.trace(cells[:, 1:])) / whole if whole else float("nan")
+        agreed = float(np.trace(cells[:, 1:])) + float(cells[0, 0])
+        return 1 - agreed / whole if whole else float("nan")
 
     @property
     def percent_area(self) -> dict[str, float]:
