@@ -309,7 +309,7 @@ def test_the_network_has_a_map_and_a_figure_of_its_own(measured, qtbot):
     dock.ask_network()
     qtbot.waitUntil(lambda: not network.runs.running, timeout=20_000)
     not_3 = 100 - dock.state.of_slide().percent_area["3+"]
-    told = float(network.words.text().split("another class to ")[1].split(" %")[0])
+    told = float(network.words.text().split("staining of ")[1].split(" %")[0])
     assert told == pytest.approx(not_3, abs=2)
     assert "3+ 100 %" in network.words.text()
     layer = next(la for la in viewer.layers if la.name.startswith("HER2 network"))

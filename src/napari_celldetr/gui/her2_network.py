@@ -127,8 +127,8 @@ def agreement_words(found: PixelAgreement) -> str:
     """How far the network and the measurement disagree."""
     shares = ", ".join(f"{s} {p:.0f} %" for s, p in reversed(found.percent_area.items()))
     return (
-        f"The network says otherwise of the staining of {100 * found.disagreement:.1f} % of the pixels "
-        f"of measured cells. Its own coverage: {shares}."
+        f"The network says otherwise of the staining of {100 * found.disagreement:.1f} % of the "
+        f"pixels of measured cells. Its own coverage: {shares}."
     )
 
 
