@@ -1,8 +1,12 @@
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from napari_celldetr import gui
 
 CODE = """
 import sys
@@ -24,3 +28,12 @@ def test_triton_is_imported_and_the_flags_are_put_back():
         [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.strip() == str(find_spec("triton") is not None)
+
+
+def test_whatever_loads_a_network_in_the_viewer_keeps_the_llvms_apart():
+    """A process that draws dies where torch is imported without it; by chance, not every time."""
+    loads = re.compile(r"\b(load_(model|patch_predictor|pixel_predictor)|installed_networks)\(")
+    files = Path(gui.__file__).parent.glob("*.py")
+    loading = {f.name: f.read_text() for f in files if loads.search(f.read_text())}
+    assert {"detect_job.py", "her2_network.py", "her2_report.py"} <= set(loading)
+    assert [n for n, text in loading.items() if "import_triton_apart()" not in text] == []

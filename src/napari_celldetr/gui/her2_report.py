@@ -18,6 +18,7 @@ from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.her2_state import Her2State
+from napari_celldetr.gui.own_llvm import import_triton_apart
 from napari_celldetr.gui.panel import JobRunner
 from napari_celldetr.gui.parts import stem_of
 from napari_celldetr.gui.session import SlideSession
@@ -93,6 +94,7 @@ def report_job(request: ReportRequest) -> Job[Path]:
             given=True,
         )
         done = conclude(start, request.reading)
+        import_triton_apart()
         asked = installed_networks(tumour=False, others=request.config.networks)
         if done.judged is not None and done.counted.any():
             outlines = request.reading.measured.outlines
