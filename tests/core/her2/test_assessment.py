@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from napari_celldetr.core.errors import DataError
-from napari_celldetr.core.her2 import JudgedCells, Pattern, assess, maximum_rule
+from napari_celldetr.core.her2 import (
+    JudgedCells,
+    Minimum,
+    Pattern,
+    assess,
+    count_patterns,
+    maximum_rule,
+    score_counts,
+)
 from napari_celldetr.core.her2.assessment import UNCONFIRMED, patch_scores
 
 
@@ -135,6 +143,24 @@ def test_one_patch_decides_by_the_papers_rule_alone() -> None:
     assert found.score.score == "0"
     assert maximum_rule([None, "1+", "0"]) == "1+"
     assert maximum_rule([None]) is None
+
+
+def test_patches_are_scored_by_the_rule() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        weights = rng.dirichlet(rng.choice([0.05, 0.3, 1.0], 5))
+        patterns = rng.choice(5, int(rng.integers(1, 60)), p=weights).astype(np.int8)
+        least = Minimum(cells=10, any_cells=1, any_percent=1)
+        slow = score_counts(count_patterns(patterns), least).score
+        assert patch_scores(patterns, np.zeros((len(patterns), 2))) == [slow]
+
+
+def test_a_handful_of_squares_is_not_drawn_again() -> None:
+    found = assess(judged(MIXED, side=900), tumour_confirmed=True)
+    assert found.bootstrap == {}
+    assert found.redrawn == {}
+    assert math.isnan(found.h_score_interval[0])
+    assert found.wilson["3+"][0] < 20
 
 
 def test_columns_of_different_length_are_refused() -> None:

@@ -30,14 +30,15 @@ def by_the_table(counts):
     share = {p: Fraction(counts.get(p, 0), total) for p in Pattern}
     tenth = Fraction(1, 10)
 
-    def some(pattern):
-        return share[pattern] >= Fraction(1, 100) and counts.get(pattern, 0) >= 10
+    def some(*patterns):
+        cells = sum(counts.get(p, 0) for p in patterns)
+        return Fraction(cells, total) >= Fraction(1, 100) and cells >= 10
 
     if share[INTENSE] > tenth:
         return "3+", True
     if share[COMPLETE] > tenth:
         return "2+", True
-    if some(INTENSE) or some(OPEN) or some(COMPLETE):
+    if some(INTENSE, OPEN) or some(INTENSE, OPEN, COMPLETE):
         return "2+", False
     if share[FAINT] > tenth:
         return "1+", True
@@ -61,6 +62,13 @@ def by_the_table(counts):
         ({"strong_incomplete": 9}, "0", "none_or_up_to_10"),
         ({"strong_incomplete": 10}, "2+", "unusual"),
         ({"strong_incomplete": 1000}, "2+", "unusual"),
+        ({"strong_incomplete": 5, "complete_intense": 5}, "2+", "unusual"),
+        ({"strong_incomplete": 5, "complete_intense": 4}, "0", "none_or_up_to_10"),
+        (
+            {"complete_weak_moderate": 4, "complete_intense": 3, "strong_incomplete": 3},
+            "2+",
+            "complete_weak_moderate_up_to_10",
+        ),
         ({"faint_incomplete": 900, "complete_intense": 9}, "1+", "faint_incomplete_over_10"),
         (
             {"complete_weak_moderate": 101, "complete_intense": 100},
@@ -117,6 +125,15 @@ def test_one_false_cell_changes_nothing():
     faint = {NONE: 300, FAINT: 200}
     for pattern in (COMPLETE, INTENSE, OPEN):
         assert score_counts({**faint, pattern: 1}).score == "1+"
+
+
+def test_what_is_too_little_to_be_any_is_said():
+    for cells in ({"complete_intense": 9}, {"faint_incomplete": 900, "strong_incomplete": 3}):
+        said = " ".join(score_counts(counted(**cells)).notes)
+        stronger = cells.get("complete_intense", 0) + cells.get("strong_incomplete", 0)
+        assert f"{stronger} of 1000 cells" in said
+        assert "disregarded" in said
+    assert "disregarded" not in " ".join(score_counts(counted(faint_incomplete=50)).notes)
 
 
 def test_few_cells_are_not_scored_but_shown():

@@ -13,6 +13,7 @@ from napari_celldetr.core.errors import DataError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.zones import (
     Zone,
+    _kind,
     contained,
     read_zones,
     zone_mask,
@@ -116,3 +117,32 @@ def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path):
     (tmp_path / "a.geojson").write_text("{")
     with pytest.raises(DataError):
         read_zones(tmp_path / "a.geojson")
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("Tumor", "tumour"),
+        ("Invasive ductal carcinoma", "tumour"),
+        ("Infiltrating carcinoma", "tumour"),
+        ("Tumour region", "tumour"),
+        ("", "tumour"),
+        ("Region*", "tumour"),
+        ("DCIS", "cut_out"),
+        ("Ductal carcinoma in situ", "cut_out"),
+        ("Intraductal carcinoma", "cut_out"),
+        ("Non-invasive carcinoma", "cut_out"),
+        ("Pre-invasive", "cut_out"),
+        ("No tumor", "cut_out"),
+        ("not tumour", "cut_out"),
+        ("Tumour-free", "cut_out"),
+        ("Necrosis", "cut_out"),
+        ("Tumor stroma", "other"),
+        ("Peritumoral", "other"),
+        ("Tumor-infiltrating lymphocytes", "other"),
+        ("Tumor: scaffold", "other"),
+        ("Stroma", "other"),
+    ],
+)
+def test_a_class_that_names_tumour_need_not_be_it(word, kind):
+    assert _kind(word) == kind

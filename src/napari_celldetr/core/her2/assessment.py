@@ -37,6 +37,8 @@ TILE_UM = 250.0
 """Side of the squares that are drawn again for intervals."""
 PATCH_UM = 112.0
 """Side of the patches of the paper's rule: 224 px at 0.5 µm/px."""
+FEWEST_TILES = 10
+"""With fewer squares, drawing them again says nothing: the intervals would be too narrow."""
 PATCH_CELLS = 10
 """A patch with fewer cells has no score of its own."""
 DRAWS = 1000
@@ -113,7 +115,7 @@ class Assessment:
         95 % intervals of `percent_cells` as if cells were drawn one by one.
     bootstrap : dict of score to (low, high)
         The same by drawing squares of the slide again; wider where staining is patchy. Empty
-        if nothing was drawn.
+        if nothing was drawn, or there are fewer than `FEWEST_TILES` squares.
     h_score_interval : (low, high)
         By drawing squares; NaN if nothing was drawn.
     redrawn : dict of score to float
@@ -123,7 +125,7 @@ class Assessment:
     lower, higher : Margin or None
         How far the next scores are.
     maximum : str or None
-        The highest score of any patch: the paper's rule, no guideline's.
+        The highest score of any patch: the paper's rule, no guideline's. None without a score.
     tumour_confirmed : bool
     """
 
@@ -194,7 +196,7 @@ def assess(
         score=score,
         lower=lower,
         higher=higher,
-        maximum=maximum_rule(patch_scores(patterns, places)),
+        maximum=maximum_rule(patch_scores(patterns, places)) if score.score else None,
         tumour_confirmed=tumour_confirmed,
     )
 
@@ -211,9 +213,25 @@ def maximum_rule(scores: Sequence[str | None]) -> str | None:
 
 def patch_scores(patterns: NDArray[Any], places_um: NDArray[Any]) -> list[str | None]:
     """The guideline's score of each patch of `PATCH_UM` on its own; None with too few cells."""
-    patches = TileCounts.of(patterns, places_um, PATCH_UM).counts
-    least = Minimum(cells=PATCH_CELLS, any_cells=1, any_percent=1)
-    return [score_counts(_counts(row), least).score for row in patches]
+    counts = TileCounts.of(patterns, places_um, PATCH_UM).counts
+    total = counts.sum(axis=1)
+    faint, complete, intense, broken = (counts[:, p] for p in list(Pattern)[1:])
+    strong = intense + broken
+    found = np.select(
+        [
+            10 * intense > total,
+            (10 * complete > total) | _some(strong, total) | _some(strong + complete, total),
+            10 * faint > total,
+        ],
+        [3, 2, 1],
+        0,
+    )
+    return [SCORES[k] if n >= PATCH_CELLS else None for k, n in zip(found, total, strict=True)]
+
+
+def _some(cells: NDArray[Any], total: NDArray[Any]) -> NDArray[np.bool_]:
+    """Any at all, of patches: one cell in a hundred."""
+    return np.asarray((cells >= 1) & (100 * cells >= total))
 
 
 def _gated(score: Score, confirmed: bool, refusal: str) -> Score:
@@ -257,7 +275,7 @@ def _wilson(counts: Counts) -> dict[str, Interval]:
 
 def _drawn(tiles: TileCounts, draws: int) -> NDArray[np.int64]:
     """Cells by pattern of each drawing that has any (D, 5)."""
-    if not draws or not len(tiles.counts):
+    if not draws or len(tiles.counts) < FEWEST_TILES:
         return np.zeros((0, len(Pattern)), np.int64)
     drawn = tiles.drawn(draws)
     return drawn[drawn.sum(axis=1) > 0]

@@ -134,7 +134,8 @@ def _over(pattern: Pattern) -> Callable[[Counts, int, Minimum], bool]:
 
 
 def _any(*patterns: Pattern) -> Callable[[Counts, int, Minimum], bool]:
-    return lambda counts, total, least: any(least.is_any(counts[p], total) for p in patterns)
+    # Together: nine cells of each of three patterns are not nothing.
+    return lambda counts, total, least: least.is_any(sum(counts[p] for p in patterns), total)
 
 
 RULES = (
@@ -168,11 +169,11 @@ RULES = (
     ),
     _Rule(
         "complete_weak_moderate_up_to_10",
-        "Any complete, weak to moderate staining (10 % or less)?",
-        (COMPLETE,),
+        "Any complete, weak to moderate staining (10 % or less), with what is stronger?",
+        (COMPLETE, INTENSE, OPEN),
         "2+",
         "complete, weak to moderate staining in 10 % or less is not covered by the guideline",
-        _any(COMPLETE),
+        _any(COMPLETE, INTENSE, OPEN),
         is_covered=False,
         at_border=False,
     ),
@@ -267,6 +268,12 @@ def _notes(rule: _Rule, counts: Counts, total: int, border: bool) -> tuple[str, 
         notes.append("Borderline: the 95 % interval of a deciding percentage includes 10 %.")
     if rule.leads_to == "0" and counts[FAINT]:
         notes.append("Score 0 with faint, incomplete staining in 10 % or less of the cells.")
+    strong = counts[COMPLETE] + counts[INTENSE] + counts[OPEN]
+    if rule.leads_to in ("0", "1+") and strong:
+        notes.append(
+            f"{strong} of {total} cells with complete or with moderate to intense staining are "
+            "disregarded: too few to count as any."
+        )
     return tuple(notes)
 
 

@@ -218,6 +218,8 @@ def _transform(
 ) -> Generator[Progress, None, SlideTransform]:
     if given is not None:
         given.check_slides(None if he is None else he.identity(), ihc.identity())
+        # The stricter of the two: that of the registration, and what is asked for now.
+        given = replace(given, limit_um=min(given.limit_um, limit_um))
         if given.error_map is not None or he is None:
             return given
         return (yield from measure(he, ihc, given))

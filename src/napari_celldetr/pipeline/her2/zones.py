@@ -24,8 +24,14 @@ from napari_celldetr.core.regions import Region
 
 LARGEST_FILE = 256 * 2**20
 TUMOUR = re.compile(r"tumou?r|carcinoma|invasive|cancer|malignan", re.IGNORECASE)
+BESIDE = re.compile(
+    r"stroma|lympho|immune|\btils?\b|peri.?tumou?r|adjacent|margin|border|scaffold", re.IGNORECASE
+)
+"""Classes that name tumour and mean what is around or within it."""
 CUT_OUT = re.compile(
-    r"in.?situ|dcis|lcis|necro|ignore|exclu|art[ei]fact|fold|benign|normal|non.?tumou?r",
+    r"in.?situ|\bdcis\b|\blcis\b|intraductal|necro|\bignore|exclu|art[ei]fact|\bfold|benign|"
+    r"normal|(\b(non|no|not|pre)\b|\b(non|pre)).{0,2}(tumou?r|invasive|malignan)|"
+    r"(tumou?r|cancer).?free",
     re.IGNORECASE,
 )
 NO_CLASS = re.compile(r"^(|none|unclassified|region\*?|annotation|complete)$", re.IGNORECASE)
@@ -217,6 +223,8 @@ def _kind(word: str) -> str:
     # "Tumour in situ" is cut out, so this is asked first.
     if CUT_OUT.search(word):
         return "cut_out"
+    if BESIDE.search(word):
+        return "other"
     return "tumour" if NO_CLASS.match(word) or TUMOUR.search(word) else "other"
 
 
