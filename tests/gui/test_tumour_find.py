@@ -105,6 +105,15 @@ def test_her2_lists_them_and_names_the_network_as_source(dock, qtbot):
     assert tumour_of(LAYER_KEY + back.name, {}, [back], frame).source == NETWORK
 
 
+def test_another_limit_set_meanwhile_counts(dock, qtbot):
+    align(dock)
+    dock.find_tumour()
+    dock.limit_spin.setValue(500.0)
+    qtbot.waitUntil(lambda: not dock.region_box.tumour.finder.running, timeout=10_000)
+    kept = dock.viewer.layers[ZONES].features
+    assert (kept["error_um"][~kept["left_out"]] > 100).any()
+
+
 def test_it_can_be_stopped_and_a_failure_is_said(dock, qtbot):
     align(dock)
     box, before = dock.region_box.tumour, len(dock.viewer.layers)

@@ -95,7 +95,7 @@ def test_what_is_in_a_hole_is_in_no_zone():
     mask[1:8, 1:11] = True
     mask[3:5, 3:5] = False
     mask[5, 7:9] = False
-    zones = zones_without_holes(mask, (10.0, 10.0))
+    zones = list(zones_without_holes(mask, (10.0, 10.0)))
     assert not any(zone.holes for zone in zones)
     points = np.stack(np.meshgrid(np.arange(12), np.arange(9)), -1).reshape(-1, 2) * 10.0 + 5
     assert_array_equal(contained(zones, points).reshape(9, 12), mask)

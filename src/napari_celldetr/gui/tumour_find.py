@@ -11,7 +11,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from napari_celldetr.core.errors import CellDETRError
-from napari_celldetr.core.progress import Progress
+from napari_celldetr.core.progress import Progress, drain
 from napari_celldetr.core.transform import SlideTransform
 from napari_celldetr.gui.align_view import AlignView, Look
 from napari_celldetr.gui.carry import layer_of_outlines
@@ -157,7 +157,7 @@ class TumourFinder(QObject):
         outlines = found.outlines
         if view.transform is not self._transform:
             # The limit was changed in the meantime.
-            outlines = carried_outlines(found.answers, view.transform)
+            outlines = drain(carried_outlines(found.answers, view.transform))
         self.added.emit(view)
         add_map(view, found.on_he, "he")
         add_map(view, found.on_ihc, "ihc")

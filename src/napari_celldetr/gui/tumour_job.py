@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +84,8 @@ def tumour_job(request: TumourRequest) -> Job[TumourFound]:
         answers = yield from tumour_map(he, predictor)
     heat = heat_of(answers)
     laid = yield from carried_heat(heat, request.transform)
-    return TumourFound(answers, heat, laid, carried_outlines(answers, request.transform))
+    outlines = yield from carried_outlines(answers, request.transform)
+    return TumourFound(answers, heat, laid, outlines)
 
 
 def heat_of(answers: PatchShares) -> Heat:
@@ -117,7 +118,9 @@ def _at(heat: Heat, points: Floats) -> NDArray[np.float32]:
     return found
 
 
-def carried_outlines(answers: PatchShares, transform: SlideTransform) -> tuple[Outline, ...]:
+def carried_outlines(
+    answers: PatchShares, transform: SlideTransform
+) -> Generator[Progress, None, tuple[Outline, ...]]:
     """Outlines on the IHC slide of what the network calls tumour.
 
     A patch any part of which lies where the slides do not match to within the limit, or beyond
@@ -131,6 +134,7 @@ def carried_outlines(answers: PatchShares, transform: SlideTransform) -> tuple[O
             ring = zone.outline.corners
             line = carry_outline(np.concatenate([ring, ring[:1]]), transform)
             found.append(Outline(line.corners, line.error_um, left_out))
+            yield Progress(0, 0, "Carrying the outlines to the IHC")
     return tuple(found)
 
 
@@ -149,22 +153,21 @@ def trusted_cells(
     return found
 
 
-def zones_without_holes(mask: NDArray[np.bool_], cell: tuple[float, float]) -> list[Zone]:
+def zones_without_holes(mask: NDArray[np.bool_], cell: tuple[float, float]) -> Iterator[Zone]:
     """The areas of a mask; one with a hole is parted where the hole begins.
 
     A drawn shape has no holes: what is in them would count as tumour.
     """
-    found = []
     for zone in zones_of_mask(mask, cell):
         if not zone.holes:
-            found.append(zone)
+            yield zone
             continue
         own = _mask_of(zone, mask, cell)
         at = round(float(zone.holes[0].corners[:, 0].min()) / cell[0])
         left, right = own.copy(), own.copy()
         left[:, at:], right[:, :at] = False, False
-        found += zones_without_holes(left, cell) + zones_without_holes(right, cell)
-    return found
+        yield from zones_without_holes(left, cell)
+        yield from zones_without_holes(right, cell)
 
 
 def _mask_of(zone: Zone, mask: NDArray[np.bool_], cell: tuple[float, float]) -> NDArray[np.bool_]:
