@@ -15,6 +15,7 @@ from napari_celldetr.core.edits import delete
 from napari_celldetr.core.her2 import Cutoffs, assess
 from napari_celldetr.core.progress import drain
 from napari_celldetr.core.regions import Region
+from napari_celldetr.gui.carry import CARRIED_KEY, SOURCE_KEY
 from napari_celldetr.gui.her2_dock import EMPTY_TEXT, Her2Dock
 from napari_celldetr.gui.her2_layers import Show
 from napari_celldetr.gui.her2_network import NetworkMap
@@ -26,6 +27,7 @@ from napari_celldetr.gui.overlay import camera_of
 from napari_celldetr.gui.prepared import prepare
 from napari_celldetr.pipeline.her2.replay import replay
 from napari_celldetr.pipeline.her2.seal import read_report
+from napari_celldetr.pipeline.her2.tumour import NETWORK
 from napari_celldetr.slides.readers import open_slide
 
 LEFT = np.array([[0, 0], [800, 0], [800, 1200], [0, 1200]], np.float32)
@@ -82,6 +84,26 @@ def draw(viewer, dock, corners=LEFT, name="left"):
     layer = Shapes([point_data(corners)], shape_type="polygon", name=name, **options)
     viewer.add_layer(layer)
     dock.where.choose(LAYER_KEY + name)
+
+
+def test_tumour_that_a_network_found_is_the_networks_once_it_is_chosen(measured):
+    viewer, dock = measured
+    corners = [[-0.5, -0.5], [-0.5, 799.5], [1199.5, 799.5], [1199.5, -0.5]]
+    layer = Shapes(
+        [corners],
+        shape_type="polygon",
+        name="Tumour found by a network · from H&E",
+        metadata={CARRIED_KEY: {"from": "H&E", SOURCE_KEY: NETWORK}},
+        **Frame.of_mpp((0.25, 0.25)).layer_options(),
+    )
+    viewer.add_layer(layer)
+    assert dock.body.score_box.title.text() == "No HER2 score"
+    assert "network" not in dock.body.scope_label.text()
+    dock.where.choose(LAYER_KEY + layer.name)
+    assert dock.state.tumour.source == NETWORK
+    assert dock.body.score_box.title.text().startswith("HER2 ")
+    assert "found by a network on the H&E slide" in dock.body.scope_label.text()
+    assert "no person drew it" in dock.body.scope_label.text()
 
 
 def test_without_a_slide_the_dock_says_what_to_do(make_her2):

@@ -35,5 +35,5 @@ def test_whatever_loads_a_network_in_the_viewer_keeps_the_llvms_apart():
     loads = re.compile(r"\b(load_(model|patch_predictor|pixel_predictor)|installed_networks)\(")
     files = Path(gui.__file__).parent.glob("*.py")
     loading = {f.name: f.read_text() for f in files if loads.search(f.read_text())}
-    assert {"detect_job.py", "her2_network.py", "her2_report.py"} <= set(loading)
+    assert {"detect_job.py", "her2_network.py", "her2_report.py", "tumour_job.py"} <= set(loading)
     assert [n for n, text in loading.items() if "import_triton_apart()" not in text] == []

@@ -68,6 +68,7 @@ from napari_celldetr.gui.parts import (
     wrapped_label,
 )
 from napari_celldetr.gui.sources import is_slide_layer, levels_of, source_of_layer
+from napari_celldetr.gui.tumour_find import forget_map, show_maps
 from napari_celldetr.pipeline.register import RegisterConfig, RegistrationError
 from napari_celldetr.pipeline.transform_file import write_transform
 
@@ -239,6 +240,8 @@ class AlignDock(Dock):
         self.region_box.wanted.connect(self.draw_regions)
         self.region_box.to_ihc.connect(lambda: self.carry(inverse=False))
         self.region_box.to_he.connect(lambda: self.carry(inverse=True))
+        self.region_box.tumour.run_clicked.connect(self.find_tumour)
+        self.region_box.tumour.finder.added.connect(self._show_on_ihc)
         self.save_button.clicked.connect(self._ask_save)
         self.load_button.clicked.connect(self._ask_load)
         layers = self.viewer.layers.events
@@ -253,6 +256,7 @@ class AlignDock(Dock):
     def let_go(self) -> None:
         """Stop what runs; a finished alignment stays in the viewer, laid on the IHC."""
         self.runner.abandon()
+        self.region_box.tumour.stop()
         for timer in (self._point, self._follow, self._slide):
             timer.stop()
         layers = self.viewer.layers.events
@@ -348,6 +352,7 @@ class AlignDock(Dock):
             )
             self._show_marks()
             self.load_button.setEnabled(not missing)
+            self._offer_tumour()
 
     def _missing(self) -> str:
         he, ihc = self.he_box.layer, self.ihc_box.layer
@@ -393,6 +398,8 @@ class AlignDock(Dock):
         self._running = self.view
         self._ended = ""
         self.landmark_box.set_button.setChecked(False)
+        self.region_box.tumour.stop()
+        self.region_box.tumour.offer(aligned=False)
         self.run_bar.show_busy(text)
         self.load_button.setEnabled(False)
         self._show_marks()
@@ -413,12 +420,14 @@ class AlignDock(Dock):
             self._on_stopped()
             return
         view.take(aligned)
+        forget_map(view)
         self._ended = "Aligned."
         if view is self.view:
             first = view.look is not Look.BLEND
             view.show(Look.BLEND)
             if first:
                 view.fit()
+            show_maps(view)
         self._show_state()
         self._check_ready()
 
@@ -463,6 +472,8 @@ class AlignDock(Dock):
         self.save_button.setEnabled(transform is not None)
         self._show_marks()
         self._show_regions()
+        if not self.runner.running:
+            self._offer_tumour()
         self._show_here()
 
     def show_look(self, look: Look) -> None:
@@ -475,6 +486,7 @@ class AlignDock(Dock):
             self.landmark_box.set_button.setChecked(False)
         self._set_shares()
         view.show(look)
+        show_maps(view)
         self.look_box.choose(view.look)
         if view.look is not Look.PLAIN and _place(before) != _place(view.look):
             view.fit()
@@ -633,6 +645,21 @@ class AlignDock(Dock):
         shapes = [layer for layer in self.viewer.layers if isinstance(layer, Shapes)]
         aligned = self.view is not None and self.view.transform is not None
         self.region_box.show_layers(shapes, aligned=aligned)
+
+    def _offer_tumour(self) -> None:
+        aligned = self.view is not None and self.view.transform is not None
+        self.region_box.tumour.offer(aligned=aligned)
+
+    def find_tumour(self) -> None:
+        """Let the network look for tumour in the H&E, and carry it to the IHC."""
+        view = self.view
+        if view is not None and view.transform is not None and not self.runner.running:
+            self.region_box.tumour.press(view)
+
+    def _show_on_ihc(self, view: AlignView) -> None:
+        """A view in which what lies on the IHC is in its place."""
+        if view is self.view and view.look in (Look.PLAIN, Look.HE):
+            self.show_look(Look.BLEND)
 
     def draw_regions(self) -> None:
         """A new layer in which the mouse draws regions."""

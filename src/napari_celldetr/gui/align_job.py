@@ -148,15 +148,15 @@ def make_veil(transform: SlideTransform, errors: ErrorMap) -> Generator[Progress
     for top in range(0, rows, ROWS_AT_ONCE):
         y = (np.arange(top, min(top + ROWS_AT_ONCE, rows)) + 0.5) * factor
         points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-        on_he = _on_he(transform, points) * transform.he.mpp
+        um = on_he(transform, points) * transform.he.mpp
         part = slice(top, top + len(y))
-        error[part] = errors.at(on_he).reshape(len(y), -1)
-        tissue[part] = errors.tissue_at(on_he).reshape(len(y), -1)
+        error[part] = errors.at(um).reshape(len(y), -1)
+        tissue[part] = errors.tissue_at(um).reshape(len(y), -1)
         yield Progress(top, rows, "preparing the view")
     return Veil(error, tissue, factor)
 
 
-def _on_he(transform: SlideTransform, points: Floats) -> Floats:
+def on_he(transform: SlideTransform, points: Floats) -> Floats:
     """H&E level-0 px (N, 2); far off the slide where the displacement has no inverse."""
     try:
         return transform.inverse(points)

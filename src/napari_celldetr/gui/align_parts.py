@@ -31,6 +31,7 @@ from napari_celldetr.gui.align_words import um_words
 from napari_celldetr.gui.carry import CARRIED_KEY
 from napari_celldetr.gui.landmarks import Landmarks
 from napari_celldetr.gui.parts import keep_lines, narrow_form, short_combo, wrapped_label
+from napari_celldetr.gui.tumour_find import TumourBox
 
 if TYPE_CHECKING:
     from napari_celldetr.pipeline.import_transform import Physical
@@ -340,6 +341,8 @@ class RegionBox(QWidget):
         grid.addWidget(self.ihc_button, 1, 0)
         grid.addWidget(self.he_button, 1, 1)
         grid.addWidget(self.said, 2, 0, 1, 2)
+        self.tumour = TumourBox()
+        grid.addWidget(self.tumour, 3, 0, 1, 2)
         self.draw_button.clicked.connect(self.wanted)
         self.ihc_button.clicked.connect(self.to_ihc)
         self.he_button.clicked.connect(self.to_he)

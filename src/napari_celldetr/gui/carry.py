@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.core.transform import SlideTransform
 from napari_celldetr.gui.layers import HALF, Frame
+from napari_celldetr.pipeline.her2.tumour import WORDS
 from napari_celldetr.pipeline.warp import Outline, carry_outline
 
 CARRIED_KEY = "celldetr_carried"
+SOURCE_KEY = "source"
+"""In what `CARRIED_KEY` holds: who says that this is tumour, where no person drew it."""
 ROUND_CORNERS = 96
 CLOSED = ("rectangle", "polygon", "ellipse")
 KEPT_COLOR, OUT_COLOR = "#00e676", "#9e9e9e"
@@ -73,38 +76,58 @@ def carry_regions(
         line = reading(_world(source, _corners(np.asarray(data, np.float64)[:, -2:], kind)))
         ring = np.concatenate([line, line[:1]]) if kind in CLOSED else line
         outlines.append(carry_outline(ring, transform, inverse=inverse))
-    layer = _layer(source, kinds, outlines, frame, transform, inverse, zoom)
+    layer = layer_of_outlines(
+        outlines,
+        transform,
+        closed=[kind in CLOSED for kind in kinds],
+        frame=frame,
+        name=source.name,
+        inverse=inverse,
+        zoom=zoom,
+        source=source.metadata.get(CARRIED_KEY, {}).get(SOURCE_KEY, ""),
+    )
     return Carried(layer, len(outlines), sum(o.excluded for o in outlines))
 
 
-def _layer(
-    source: Any,
-    kinds: list[str],
-    outlines: list[Outline],
-    frame: Frame,
+def layer_of_outlines(
+    outlines: Sequence[Outline],
     transform: SlideTransform,
-    inverse: bool,
-    zoom: float,
+    *,
+    frame: Frame,
+    name: str,
+    closed: Sequence[bool] | None = None,
+    inverse: bool = False,
+    zoom: float = 1.0,
+    source: str = "",
 ) -> Any:
-    closed = [kind in CLOSED for kind in kinds]
+    """Carried outlines as a Shapes layer; `name` is that of the layer they come from.
+
+    `closed` says which are rings (all, if not given). `source` is a key of the words of who says
+    that this is tumour, where no person drew it.
+    """
+    closed = [True] * len(outlines) if closed is None else closed
     rings = [o.corners[:-1] if c else o.corners for o, c in zip(outlines, closed, strict=True)]
     origin = transform.ihc.name if inverse else transform.he.name
     side = "IHC" if inverse else "H&E"
-    features = {
+    features: dict[str, list[Any]] = {
         "from": [f"{side} · {origin}"] * len(outlines),
         "error_um": [o.error_um for o in outlines],
         "left_out": [o.excluded for o in outlines],
     }
+    said = {"from": side, "slide": origin, "layer": name}
+    if source:
+        features["found_by"] = [WORDS[source]] * len(outlines)
+        said |= {SOURCE_KEY: source, "origin": WORDS[source]}
     return Shapes(
         [ring[:, ::-1] - HALF for ring in rings],
         shape_type=["polygon" if c else "path" for c in closed],
         ndim=2,
-        name=f"{source.name} · from {side}",
+        name=f"{name} · from {side}",
         edge_color=[OUT_COLOR if o.excluded else KEPT_COLOR for o in outlines],
         face_color="transparent",
         edge_width=max(LINE_PX / zoom / frame.scale[0], 1.0),
         features=features,
-        metadata={CARRIED_KEY: {"from": side, "slide": origin, "layer": source.name}},
+        metadata={CARRIED_KEY: said},
         **frame.layer_options(),
     )
 

@@ -32,6 +32,7 @@ from napari_celldetr.gui.her2_words import (
     cell_words,
     excluded_words,
     scope_words,
+    source_words,
     unmeasured_words,
 )
 from napari_celldetr.gui.layers import Frame
@@ -336,7 +337,8 @@ class Her2Dock(Dock):
         found, note = self._counted(self.state, where)
         self.body.bars.show_shares(found)
         words = scope_words(found, score=where != TUMOUR)
-        said = [words, excluded_words(found), note, unmeasured_words(self._unmeasured)]
+        doubts = [note, unmeasured_words(self._unmeasured), source_words(self.state.tumour)]
+        said = [words, excluded_words(found), *doubts]
         self.body.scope_label.setText("\n".join(text for text in said if text))
 
     def _counted(self, state: Her2State, where: str) -> tuple[Assessment, str]:

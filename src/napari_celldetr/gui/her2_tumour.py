@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.errors import AnnotationError
-from napari_celldetr.gui.carry import CARRIED_KEY
+from napari_celldetr.gui.carry import CARRIED_KEY, SOURCE_KEY
 from napari_celldetr.gui.layers import Frame, rectangle_world
 from napari_celldetr.pipeline.her2.tumour import ASSUMED, CARRIED, DRAWN, Tumour
 from napari_celldetr.pipeline.her2.zones import Zone
@@ -54,9 +54,14 @@ def tumour_of(key: str, areas: Mapping[str, Area], layers: Iterable[Any], frame:
         return _drawn(areas.values())
     for layer in layers:
         if is_shapes(layer) and LAYER_KEY + layer.name == key:
-            carried = CARRIED_KEY in layer.metadata
-            return _drawn(areas_of(layer, frame), CARRIED if carried else DRAWN)
+            return _drawn(areas_of(layer, frame), _source_of(layer))
     return Tumour()
+
+
+def _source_of(layer: Any) -> str:
+    """Who says that the shapes of a layer are tumour."""
+    carried = layer.metadata.get(CARRIED_KEY)
+    return DRAWN if carried is None else str(carried.get(SOURCE_KEY, CARRIED))
 
 
 def _drawn(areas: Iterable[Area], source: str = DRAWN) -> Tumour:

@@ -16,7 +16,7 @@ from napari_celldetr.core.her2 import (
 )
 from napari_celldetr.core.her2.assessment import UNCONFIRMED
 from napari_celldetr.gui.her2_state import CellFacts
-from napari_celldetr.pipeline.her2.tumour import Refusal
+from napari_celldetr.pipeline.her2.tumour import NETWORK, Refusal, Tumour
 
 MEANINGS = {
     "0": "negative",
@@ -113,6 +113,11 @@ def scope_words(found: Assessment, *, score: bool) -> str:
     if score and found.score.score is not None:
         words.append(f"alone it would be {found.score.score}")
     return " · ".join(words)
+
+
+def source_words(tumour: Tumour) -> str:
+    """Who says where the tumour is, where that is no person; else ''."""
+    return sentence(f"tumour {tumour.words}") if tumour.source == NETWORK else ""
 
 
 def _h_range(found: Assessment) -> str:
