@@ -25,6 +25,7 @@ from napari_celldetr.core.her2.guideline import (
 )
 from napari_celldetr.core.her2.patterns import SCORES, Pattern, cell_scores, check_patterns
 from napari_celldetr.core.her2.shares import (
+    Z95,
     TileCounts,
     count_patterns,
     h_score,
@@ -117,7 +118,7 @@ class Assessment:
         The same by drawing squares of the slide again; wider where staining is patchy. Empty
         if nothing was drawn, or there are fewer than `FEWEST_TILES` squares.
     h_score_interval : (low, high)
-        By drawing squares; NaN if nothing was drawn.
+        By drawing squares, or as if cells were drawn one by one where there is no `bootstrap`.
     redrawn : dict of score to float
         In what share (0 to 1) of the drawings the rule gives each score.
     score : Score
@@ -191,7 +192,7 @@ def assess(
         h_score=h_score(counts),
         wilson=_wilson(counts),
         bootstrap=_intervals(drawn),
-        h_score_interval=_h_interval(drawn),
+        h_score_interval=_h_interval(drawn, counts),
         redrawn=_redrawn(drawn, least) if score.score else {},
         score=score,
         lower=lower,
@@ -288,11 +289,20 @@ def _intervals(drawn: NDArray[np.int64]) -> dict[str, Interval]:
     return {s: percentile_interval(shares[:, k]) for k, s in enumerate(SCORES)}
 
 
-def _h_interval(drawn: NDArray[np.int64]) -> Interval:
-    if not len(drawn):
+def _h_interval(drawn: NDArray[np.int64], counts: Counts) -> Interval:
+    """By the drawings, or without them as if cells were drawn one by one."""
+    if len(drawn):
+        weighted = _by_score(drawn) @ np.arange(len(SCORES))
+        return percentile_interval(100 * weighted / drawn.sum(axis=1))
+    cells = _by_score(np.array([counts[p] for p in Pattern]))
+    total = int(cells.sum())
+    if not total:
         return math.nan, math.nan
-    weighted = _by_score(drawn) @ np.arange(len(SCORES))
-    return percentile_interval(100 * weighted / drawn.sum(axis=1))
+    weights = np.arange(len(SCORES))
+    mean = float(cells @ weights) / total
+    spread = float(cells @ (weights - mean) ** 2) / total
+    half = Z95 * math.sqrt(spread / total)
+    return max(0.0, 100 * (mean - half)), min(300.0, 100 * (mean + half))
 
 
 def _redrawn(drawn: NDArray[np.int64], least: Minimum) -> dict[str, float]:
