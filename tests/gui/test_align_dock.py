@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from aligned_pair import HE_MPP, IHC_MPP, known_alignment, pictures
-from viewer_fakes import slide_image
+from viewer_fakes import refuse_cut_labels, slide_image
 
 from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.progress import Progress
@@ -639,8 +639,6 @@ def test_a_matrix_needs_to_be_told_what_its_lengths_mean(tmp_path, qtbot):
 
 
 def test_no_label_is_cut_in_a_narrow_low_dock(known, qtbot):
-    from qtpy.QtWidgets import QAbstractButton, QLabel
-
     from napari_celldetr.gui.parts import Fold
 
     _, dock = known
@@ -649,18 +647,7 @@ def test_no_label_is_cut_in_a_narrow_low_dock(known, qtbot):
     dock.show_look(Look.CHECKER)
     for fold in dock.findChildren(Fold):
         fold.button.setChecked(True)
-    dock.resize(330, 800)
-    dock.show()
-    qtbot.wait(50)
-    shown = [*dock.findChildren(QLabel), *dock.findChildren(QAbstractButton)]
-    for widget in (w for w in shown if w.isVisible()):
-        if isinstance(widget, QLabel) and widget.wordWrap():
-            continue
-        assert widget.width() >= widget.minimumSizeHint().width(), widget.text()
-        right = widget.mapTo(dock, widget.rect().topRight()).x()
-        assert right <= 330, widget.text()
-    dock.shut_down()
-    dock.close()
+    refuse_cut_labels(dock, qtbot)
 
 
 def test_every_control_has_a_tooltip_and_the_dock_its_notice(open_pair):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import FakePredictor, Faults, fake_card, spaced_centres
-from viewer_fakes import FakeModels, slide_image
+from viewer_fakes import FakeModels, refuse_cut_labels, slide_image
 
 from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.annotations import Status
@@ -310,8 +310,6 @@ def test_the_model_says_what_it_is_for(make_dock, field_image):
 
 
 def test_no_label_is_cut_in_a_narrow_dock(make_dock, run_whole, field_image, qtbot):
-    from qtpy.QtWidgets import QAbstractButton, QLabel
-
     _, dock = make_dock(
         field_image,
         models=FakeModels(
@@ -327,18 +325,7 @@ def test_no_label_is_cut_in_a_narrow_dock(make_dock, run_whole, field_image, qtb
     run_whole(dock)
     dock.setParent(None)
     dock.form.fold.button.setChecked(True)
-    dock.resize(330, 800)
-    dock.show()
-    qtbot.wait(50)
-    shown = [*dock.findChildren(QLabel), *dock.findChildren(QAbstractButton)]
-    for widget in (w for w in shown if w.isVisible()):
-        if isinstance(widget, QLabel) and widget.wordWrap():
-            continue
-        assert widget.width() >= widget.minimumSizeHint().width(), widget.text()
-        right = widget.mapTo(dock, widget.rect().topRight()).x()
-        assert right <= 330, widget.text()
-    dock.shut_down()
-    dock.close()
+    refuse_cut_labels(dock, qtbot)
 
 
 def test_every_control_has_a_tooltip(make_dock):

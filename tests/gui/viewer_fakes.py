@@ -47,3 +47,21 @@ def session_with(table, viewer, layer, *, threshold=0.5, colors=((0, 0, 255), (2
     mpp = session.frame.mpp
     session.take(prepare(table, session.size, mpp=mpp[0] if mpp else None))
     return session
+
+
+def refuse_cut_labels(dock, qtbot, width=330):
+    """Every label and button of a dock has room in a narrow, low window; the dock is closed."""
+    from qtpy.QtWidgets import QAbstractButton, QLabel
+
+    dock.resize(width, 800)
+    dock.show()
+    qtbot.wait(50)
+    shown = [*dock.findChildren(QLabel), *dock.findChildren(QAbstractButton)]
+    for widget in (w for w in shown if w.isVisible()):
+        if isinstance(widget, QLabel) and widget.wordWrap():
+            continue
+        assert widget.width() >= widget.minimumSizeHint().width(), widget.text()
+        right = widget.mapTo(dock, widget.rect().topRight()).x()
+        assert right <= width, widget.text()
+    dock.shut_down()
+    dock.close()

@@ -22,7 +22,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.config import from_mapping
 from napari_celldetr.core.errors import CellDETRError, ConfigError
 from napari_celldetr.gui import collector
@@ -118,12 +117,7 @@ class AlignDock(Dock):
     # What it is made of -----------------------------------------------------------------
 
     def _build(self) -> None:
-        self.setMinimumWidth(300)
-        self.setWindowTitle("Align slides")
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(6)
+        column = self.start_column("Align slides")
         self.empty_label = wrapped_label(EMPTY_TEXT)
         column.addWidget(self.empty_label)
         column.addWidget(self._build_choices())
@@ -141,9 +135,7 @@ class AlignDock(Dock):
         self.region_box = RegionBox()
         column.addWidget(Fold("Carry regions over", self.region_box))
         column.addWidget(Fold("Alignment file", self._build_files()))
-        column.addStretch(1)
-        column.addWidget(wrapped_label(RESEARCH_USE))
-        self.fill(inner)
+        self.finish_column(column)
 
     def _build_choices(self) -> QWidget:
         box = QWidget()

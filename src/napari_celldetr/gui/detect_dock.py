@@ -22,7 +22,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.config import DetectConfig, from_mapping, to_json
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import CellDETRError, ConfigError
@@ -101,12 +100,7 @@ class DetectDock(Dock):
     # What it is made of -----------------------------------------------------------------
 
     def _build(self) -> None:
-        self.setMinimumWidth(300)
-        self.setWindowTitle("Detect cells")
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(6)
+        column = self.start_column("Detect cells")
         self.empty_label = wrapped_label(EMPTY_TEXT)
         column.addWidget(self.empty_label)
         column.addWidget(self._build_choices())
@@ -116,9 +110,7 @@ class DetectDock(Dock):
         self.run_bar = RunBar("Detect cells")
         column.addWidget(self.run_bar)
         column.addWidget(self._build_results())
-        column.addStretch(1)
-        column.addWidget(wrapped_label(RESEARCH_USE))
-        self.fill(inner)
+        self.finish_column(column)
 
     def _build_choices(self) -> QWidget:
         box = QWidget()

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from napari.utils.notifications import show_error
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
-from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.errors import CellDETRError, ConfigError
 from napari_celldetr.core.her2 import Assessment
 from napari_celldetr.core.regions import Region
@@ -86,20 +85,13 @@ class Her2Dock(Dock):
         self.slide_box.list_slides()
 
     def _build(self) -> None:
-        self.setMinimumWidth(365)
-        self.setWindowTitle("HER2")
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(6)
+        column = self.start_column("HER2", width=365)
         self.slide_box = SlideBox(self.viewer, "The HER2 IHC slide that is measured")
         self.empty_label = wrapped_label(EMPTY_TEXT)
         self.body = Her2Body()
         for widget in (self.slide_box, self.empty_label, self.body):
             column.addWidget(widget)
-        column.addStretch(1)
-        column.addWidget(wrapped_label(RESEARCH_USE))
-        self.fill(inner)
+        self.finish_column(column)
 
     def _connect(self) -> None:
         body = self.body

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.gui.parts import wrapped_label
 from napari_celldetr.gui.worker import Done, Failed, JobThread, Message, Step, Stopped
@@ -194,6 +195,24 @@ class Dock(QWidget):
 
     def let_go(self) -> None:
         """What a dock has to stop and to disconnect."""
+
+    def start_column(self, title: str, *, width: int = 300) -> QVBoxLayout:
+        """The column a dock is built in; `finish_column` puts it into the dock."""
+        self.setMinimumWidth(width)
+        self.setWindowTitle(title)
+        # Owned by the dock: a widget that nobody holds would take its layout along.
+        column = QVBoxLayout(QWidget(self))
+        column.setContentsMargins(8, 8, 8, 8)
+        column.setSpacing(6)
+        return column
+
+    def finish_column(self, column: QVBoxLayout) -> None:
+        """End a column with what every dock says, and fill the dock with it."""
+        column.addStretch(1)
+        column.addWidget(wrapped_label(RESEARCH_USE))
+        inner = column.parentWidget()
+        assert inner is not None
+        self.fill(inner)
 
     def fill(self, inner: QWidget) -> None:
         """Fill the dock with `inner`, which scrolls up and down where the window is low."""

@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.annotations import SAID, Status
 from napari_celldetr.core.edits import AREA_WORDS
 from napari_celldetr.core.errors import CellDETRError
@@ -77,12 +76,7 @@ class ReviewDock(Dock):
     # What it is made of -----------------------------------------------------------------
 
     def _build(self) -> None:
-        self.setMinimumWidth(300)
-        self.setWindowTitle("Review cells")
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(6)
+        column = self.start_column("Review cells")
         self.slide_box = SlideBox(self.viewer, "The slide whose cells are reviewed")
         self.empty_label = wrapped_label(EMPTY_TEXT)
         self.state_label = wrapped_label("", tooltip="Whether your corrections are on disk")
@@ -93,10 +87,8 @@ class ReviewDock(Dock):
         column.addWidget(self.state_label)
         column.addWidget(self.problem_label)
         column.addWidget(self.body)
-        column.addStretch(1)
-        column.addWidget(wrapped_label(RESEARCH_USE))
         self._build_body(QVBoxLayout(self.body))
-        self.fill(inner)
+        self.finish_column(column)
 
     def _build_body(self, column: QVBoxLayout) -> None:
         column.setContentsMargins(0, 0, 0, 0)

@@ -12,6 +12,7 @@ from napari_celldetr.core.her2 import (
     Pattern,
     margins,
     score_counts,
+    score_many,
     wilson_interval,
 )
 
@@ -115,6 +116,17 @@ def test_mixed_patterns_are_scored_by_the_table():
         assert (result.score, result.is_covered) == (score, covered), counts
         seen.add((score, covered, result.branch))
     assert len(seen) == 6
+
+
+def test_many_sets_are_scored_as_each_by_itself():
+    rng = np.random.default_rng(1)
+    weights = rng.dirichlet([2, 0.3, 0.1, 0.1, 0.1], 500)
+    rows = np.stack([rng.multinomial(rng.integers(0, 600), w) for w in weights])
+    for least in (Minimum(), Minimum(cells=10, any_cells=1)):
+        alone = [score_counts(dict(zip(Pattern, r.tolist(), strict=True)), least) for r in rows]
+        expected = [-1 if s.score is None else SCORES.index(s.score) for s in alone]
+        assert score_many(rows, least).tolist() == expected
+        assert set(expected) == {-1, 0, 1, 2, 3}
 
 
 def test_one_false_cell_changes_nothing():

@@ -12,6 +12,7 @@ from napari_celldetr.core.her2.guideline import (
     Score,
     margins,
     score_counts,
+    score_many,
 )
 from napari_celldetr.core.her2.patterns import (
     CELL_CLASSES,
@@ -52,6 +53,7 @@ __all__ = [
     "margins",
     "maximum_rule",
     "score_counts",
+    "score_many",
     "score_shares",
     "wilson_interval",
 ]

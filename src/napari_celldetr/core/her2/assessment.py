@@ -22,6 +22,7 @@ from napari_celldetr.core.her2.guideline import (
     Score,
     margins,
     score_counts,
+    score_many,
 )
 from napari_celldetr.core.her2.patterns import SCORES, Pattern, cell_scores, check_patterns
 from napari_celldetr.core.her2.shares import (
@@ -214,25 +215,9 @@ def maximum_rule(scores: Sequence[str | None]) -> str | None:
 
 def patch_scores(patterns: NDArray[Any], places_um: NDArray[Any]) -> list[str | None]:
     """The guideline's score of each patch of `PATCH_UM` on its own; None with too few cells."""
-    counts = TileCounts.of(patterns, places_um, PATCH_UM).counts
-    total = counts.sum(axis=1)
-    faint, complete, intense, broken = (counts[:, p] for p in list(Pattern)[1:])
-    strong = intense + broken
-    found = np.select(
-        [
-            10 * intense > total,
-            (10 * complete > total) | _some(strong, total) | _some(strong + complete, total),
-            10 * faint > total,
-        ],
-        [3, 2, 1],
-        0,
-    )
-    return [SCORES[k] if n >= PATCH_CELLS else None for k, n in zip(found, total, strict=True)]
-
-
-def _some(cells: NDArray[Any], total: NDArray[Any]) -> NDArray[np.bool_]:
-    """Any at all, of patches: one cell in a hundred."""
-    return np.asarray((cells >= 1) & (100 * cells >= total))
+    patches = TileCounts.of(patterns, places_um, PATCH_UM).counts
+    least = Minimum(cells=PATCH_CELLS, any_cells=1, any_percent=1)
+    return [SCORES[k] if k >= 0 else None for k in score_many(patches, least)]
 
 
 def _gated(score: Score, confirmed: bool, refusal: str) -> Score:
@@ -243,10 +228,6 @@ def _gated(score: Score, confirmed: bool, refusal: str) -> Score:
     if not reason:
         return score
     return replace(score, score=None, reason=reason, branch="", notes=(), is_borderline=False)
-
-
-def _counts(row: NDArray[np.int64]) -> Counts:
-    return {p: int(row[p]) for p in Pattern}
 
 
 def _tally(excluded: NDArray[np.int8]) -> dict[int, int]:
@@ -307,10 +288,7 @@ def _h_interval(drawn: NDArray[np.int64], counts: Counts) -> Interval:
 
 def _redrawn(drawn: NDArray[np.int64], least: Minimum) -> dict[str, float]:
     """Share of the drawings with each score; a drawing with too few cells has none."""
-    rows, times = np.unique(drawn, axis=0, return_counts=True)
-    found = dict.fromkeys(SCORES, 0.0)
-    for row, n in zip(rows, times, strict=True):
-        score = score_counts(_counts(row), least).score
-        if score is not None:
-            found[score] += int(n) / len(drawn)
-    return found if len(drawn) else {}
+    if not len(drawn):
+        return {}
+    scores = score_many(drawn, least)
+    return {s: float((scores == k).mean()) for k, s in enumerate(SCORES)}

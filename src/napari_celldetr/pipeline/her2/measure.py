@@ -186,5 +186,7 @@ def _joined(cells: Detections, parts: list[_Part], mpp: float) -> Her2Cells:
         return np.concatenate([getattr(getattr(p, which), name) for p in parts])[order]
 
     outlines = Outlines(*(column("outlines", n) for n in Outlines.__dataclass_fields__))
-    bands = Bands(*(column("bands", n) for n in Bands.__dataclass_fields__))
+    # Who faces whom is the same column in both, and a fifth of what is kept of a cell.
+    read = {n: column("bands", n) for n in Bands.__dataclass_fields__ if n != "neighbours"}
+    bands = Bands(neighbours=outlines.neighbours, **read)
     return Her2Cells(cells, outlines, bands, mpp)
