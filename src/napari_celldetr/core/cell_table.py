@@ -240,7 +240,7 @@ class CellTable:
         -1 for cells that it never claimed.
         """
         classes = np.full(len(rows), UNKNOWN, np.int16)
-        for mine, local, table in self._shared_rows(rows):
+        for mine, local, table in self.claims_behind(rows):
             ids = _lookup(self.annotations.translate(table.class_names))
             classes[mine] = ids[table.class_ids[local]]
         return classes
@@ -305,6 +305,13 @@ class CellTable:
             block.claims.find_by_key(self._make_keys)
             found = block.claims.rows_of(array[open_])
             rows[open_[found >= 0]] = found[found >= 0] + block.start
+        return rows
+
+    def claim_rows(self, keys: Sequence[Key]) -> Rows:
+        """Row (N,) of the claim that each key is, or stands for in this run; -1 where none is."""
+        rows = self.rows_of(keys)
+        for i in np.flatnonzero(np.isin(rows, list(self._own_keys))):
+            rows[i] = self._covers.get(keys[i], -1)
         return rows
 
     def _restate(self, keys: Sequence[Key]) -> Rows:
@@ -465,7 +472,7 @@ class CellTable:
         sizes = {None if t.embeddings is None else t.embeddings.shape[1] for t in tables}
         if len(sizes) == 1 and (size := sizes.pop()) is not None:
             vectors = np.full((len(rows), size), np.nan, np.float16)
-            for mine, local, table in self._shared_rows(rows):
+            for mine, local, table in self.claims_behind(rows):
                 assert table.embeddings is not None
                 vectors[mine] = table.embeddings[local]
         return self._columns_of(rows, self.measured()), vectors
@@ -487,8 +494,8 @@ class CellTable:
                 column[mine[holds]] = measured[name][local[holds]]
         return columns
 
-    def _shared_rows(self, rows: Rows) -> Iterator[tuple[Rows, Rows, Detections]]:
-        """Per block: which of `rows` are its claims, which of its rows these are, its table."""
+    def claims_behind(self, rows: Rows) -> Iterator[tuple[Rows, Rows, Detections]]:
+        """Per table of claims: which of `rows` are its claims, and which of its rows these are."""
         for block in self._blocks:
             mine = np.flatnonzero((rows >= block.start) & (rows < block.stop))
             yield mine, rows[mine] - block.start, block.claims.table
