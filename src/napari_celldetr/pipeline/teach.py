@@ -163,13 +163,25 @@ def what_changes(
 
     Compares with the lesson that holds in the table. Nothing is changed.
     """
-    after = table.copy()
+    return _between(table, table.copy(), lesson, mpp)
+
+
+def what_differs(
+    table: CellTable, first: Lesson | None, second: Lesson | None, *, mpp: tuple[float, float] | None = None
+) -> tuple[Changes, NDArray[np.int64]]:
+    """Which kept cells two lessons class differently, and the rows that were compared."""
+    before = table.copy()
+    before.teach(None if first is None else first.head)
+    return _between(before, before.copy(), second, mpp)
+
+
+def _between(
+    before: CellTable, after: CellTable, lesson: Lesson | None, mpp: tuple[float, float] | None
+) -> tuple[Changes, NDArray[np.int64]]:
     after.teach(None if lesson is None else lesson.head)
-    rows = np.flatnonzero(table.kept)
-    where = squares_of(table.centres[rows], mpp)
-    found = changes(
-        table.class_ids[rows], after.class_ids[rows], after.class_names, squares=where
-    )
+    rows = np.flatnonzero(before.kept)
+    where = squares_of(before.centres[rows], mpp)
+    found = changes(before.class_ids[rows], after.class_ids[rows], after.class_names, squares=where)
     return found, rows
 
 
