@@ -10,6 +10,7 @@ share of the queue is drawn at random instead: of these one learns how much is s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,18 @@ MOST_TAUGHT = 2_000
 _BLOCK = 1 << 11
 
 Rows = NDArray[np.int64]
+
+
+class Vectors(Protocol):
+    """Embeddings that are fetched row by row: an array, or what looks like one."""
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]:
+        """Embeddings (M, D) of rows (M,)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +59,7 @@ class Queue:
 
 
 def next_cells(
-    vectors: NDArray[np.floating],
+    vectors: Vectors,
     probability: NDArray[np.floating],
     squares: NDArray[np.int64],
     *,
@@ -105,7 +118,7 @@ def _uncertainty(probability: NDArray[np.floating], rows: Rows) -> NDArray[np.fl
 
 
 def _doubtful(
-    vectors: NDArray[np.floating],
+    vectors: Vectors,
     doubt: NDArray[np.float32],
     rows: Rows,
     squares: NDArray[np.int64],
