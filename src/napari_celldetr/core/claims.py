@@ -12,6 +12,7 @@ from napari_celldetr.core.annotations import Status
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.grid_index import GridIndex
 from napari_celldetr.core.regions import Region
+from napari_celldetr.core.taught import Taught, Teacher
 
 MakeKeys = Callable[[Detections], NDArray[np.uint64]]
 Rows = NDArray[np.int64]
@@ -78,6 +79,7 @@ class Claims:
     first_halves: NDArray[np.uint64] | None = None
     columns: Columns | None = None
     span: tuple[tuple[float, float], tuple[float, float]] | None = None
+    lesson: tuple[Teacher, Taught] | None = None
 
     @classmethod
     def prepared(cls, table: Detections, make_keys: MakeKeys) -> Claims:
@@ -96,6 +98,19 @@ class Claims:
             self.span = (x0, y0), (x1, y1)
         assert self.span is not None or not len(self.table)
         return self.span or ((0.0, 0.0), (0.0, 0.0))
+
+    def taught_by(self, teacher: Teacher | None) -> Taught | None:
+        """What a lesson makes of these claims; None without one.
+
+        The last one asked for is kept: of a million cells it takes half a second, which is for a
+        job's thread. Raises `DataError` for a lesson of another model.
+        """
+        if teacher is None:
+            return None
+        known = self.lesson  # Another thread may put another one there meanwhile.
+        if known is None or known[0] is not teacher:
+            known = self.lesson = (teacher, teacher.teach(self.table))
+        return known[1]
 
     def find_by_key(self, make_keys: MakeKeys) -> None:
         """Make the keys if they are not there yet."""
