@@ -155,6 +155,10 @@ class Lesson:
     added_word: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     id: str = ""
 
+    def fits(self, weights: str) -> bool:
+        """Whether it can give classes to what a model with these weights found."""
+        return self.head is not None and self.weights == weights
+
     def sides(self) -> dict[Key, bool]:
         """By key: whether a cell is of the guard set."""
         return {

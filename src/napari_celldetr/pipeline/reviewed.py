@@ -73,6 +73,9 @@ def reviewed_cells(record: SlideRecord) -> CorrectedCells:
     mpp = claims.source.mpp or record.facts.mpp
     table = CellTable(claims.class_names, cell_ids, threshold=threshold)
     table.load(said)
+    lesson = record.lessons.current()
+    if lesson is not None and lesson.fits(claims.source.weights_sha256):
+        table.teach(lesson.head)
     prepared = Claims.prepared(claims, cell_ids)
     reach = reach_px(mpp[0] if mpp else None)
     joined = reapply(prepared, said, reach_px=reach, threshold=threshold)
