@@ -72,10 +72,14 @@ class Labels:
 
     def warnings(self) -> list[str]:
         """What a person should know of the labels, in words."""
-        told = [f"{n:,} labels were left out, as they are {why}." for why, n in self.left_out.items()]
+        told = [
+            f"{n:,} labels were left out, as they are {why}." for why, n in self.left_out.items()
+        ]
         if self.alike:
             pairs = "1 pair" if self.alike == 1 else f"{self.alike:,} pairs"
-            told.append(f"{pairs} of labelled cells look the same to the model and differ in label.")
+            told.append(
+                f"{pairs} of labelled cells look the same to the model and differ in label."
+            )
         return told
 
 
@@ -159,9 +163,7 @@ def _checked_claims(table: CellTable) -> tuple[str, ...]:
     return names.pop()
 
 
-def _of_known_class(
-    table: CellTable, cells: Mapping[Key, Said], gone: Counter[str]
-) -> list[Key]:
+def _of_known_class(table: CellTable, cells: Mapping[Key, Said], gone: Counter[str]) -> list[Key]:
     known = sorted(k for k, said in cells.items() if said.class_id != UNKNOWN)
     gone[NO_CLASS] = len(cells) - len(known)
     return known

@@ -149,9 +149,7 @@ class Lesson:
     new_weights: str = ""
     version: str = __version__
     added: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    added_vectors: NDArray[np.float32] = field(
-        default_factory=lambda: np.zeros((0, 0), np.float32)
-    )
+    added_vectors: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     added_word: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     id: str = ""
 

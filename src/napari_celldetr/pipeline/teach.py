@@ -167,7 +167,11 @@ def what_changes(
 
 
 def what_differs(
-    table: CellTable, first: Lesson | None, second: Lesson | None, *, mpp: tuple[float, float] | None = None
+    table: CellTable,
+    first: Lesson | None,
+    second: Lesson | None,
+    *,
+    mpp: tuple[float, float] | None = None,
 ) -> tuple[Changes, NDArray[np.int64]]:
     """Which kept cells two lessons class differently, and the rows that were compared."""
     before = table.copy()
@@ -185,9 +189,7 @@ def _between(
     return found, rows
 
 
-def still_wrong(
-    table: CellTable, audited: Set[Key], *, limit: float = LIMIT
-) -> Remaining:
+def still_wrong(table: CellTable, audited: Set[Key], *, limit: float = LIMIT) -> Remaining:
     """How many classes are wrong now, by the cells that were drawn at random and answered.
 
     A cell is wrong where the model, or the lesson that holds, gives it another class than the
