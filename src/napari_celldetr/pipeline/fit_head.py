@@ -107,8 +107,15 @@ def fit_head(examples: Examples, strength: Strength | None = None) -> Head:
             found="weights that are no numbers",
             remedy="find the cells anew; the last lesson stays",
         )
-    numbers = [_short(a) for a in (mean, std, w[:-1].T, w[-1])]
-    return Head(examples.class_names, examples.model_classes, *numbers)
+    weight, bias = w[:-1].T, w[-1]
+    return Head(
+        examples.class_names,
+        examples.model_classes,
+        _short(mean),
+        _short(std),
+        _short(weight),
+        _short(bias),
+    )
 
 
 def strength_for(examples: Examples) -> Strength:

@@ -210,9 +210,10 @@ class Lesson:
         head = None
         if plain["model_classes"] is not None:
             head = Head.of(numbers, names, [str(n) for n in plain["model_classes"]])
+        values: dict[str, Any] = {name: plain[name] for name in _PLAIN}
+        values |= {name: arrays[name] for name in _ARRAYS}
         lesson = cls(
-            **{name: plain[name] for name in _PLAIN},
-            **{name: arrays[name] for name in _ARRAYS},
+            **values,
             class_names=names,
             class_colors={str(n): (c[0], c[1], c[2]) for n, c in plain["class_colors"].items()},
             warnings=tuple(str(w) for w in plain["warnings"]),

@@ -205,7 +205,7 @@ def still_wrong(table: CellTable, audited: Set[Key], *, limit: float = LIMIT) ->
 
 
 def claimed_classes(table: CellTable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What the lesson that holds, or the model, says of claims in rows (M,), whoever touched them."""
+    """What the lesson that holds, or the model, says of claims in rows (M,), touched or not."""
     classes = table.model_classes(rows).astype(np.int64)
     if table.teacher is None:
         return classes
