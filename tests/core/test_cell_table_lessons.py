@@ -24,7 +24,7 @@ COLUMNS = ("boxes", "centres", "scores", "class_ids", "status", "kept")
 
 def claims(n: int = 60, *, x: float = 0, seed: int = 0) -> Detections:
     rng = np.random.default_rng(seed)
-    corner = np.round(rng.uniform(0, 900, (n, 2)), 2) + [x, 0]
+    corner = np.round(rng.uniform(0, 900, (n, 2)), 2) + np.array([x, 0])
     p = rng.uniform(0.5, 1, n).astype(np.float32)
     return Detections(
         np.column_stack((corner, corner + 10)),

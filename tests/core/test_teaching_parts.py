@@ -114,7 +114,7 @@ def test_random_cells_are_drawn_from_all_alike() -> None:
 
 
 def test_the_most_doubtful_one_comes_where_novelty_does_not_count() -> None:
-    z, p, squares = cloud()
+    z, p, _ = cloud()
     queue = next_cells(z, p, np.arange(400), novelty=0, one_random_in=0, count=5)
     best = np.sort(p, axis=1)
     margin = best[:, -1] - best[:, -2]

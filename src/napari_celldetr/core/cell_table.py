@@ -310,7 +310,7 @@ class CellTable:
     def claim_rows(self, keys: Sequence[Key]) -> Rows:
         """Row (N,) of the claim that each key is, or stands for in this run; -1 where none is."""
         rows = self.rows_of(keys)
-        for i in np.flatnonzero(np.isin(rows, list(self._own_keys))):
+        for i in np.flatnonzero(np.isin(rows, list(self._own_keys))).tolist():
             rows[i] = self._covers.get(keys[i], -1)
         return rows
 

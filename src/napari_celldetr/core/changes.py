@@ -1,4 +1,4 @@
-"""What a lesson changed: how many cells each class gained and lost, from what to what, and where."""
+"""What a lesson changed: cells that each class gained and lost, from what to what, and where."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def changes(
     *,
     squares: NDArray[np.int64] | None = None,
 ) -> Changes:
-    """Compare class ids (N,) of `class_names`, -1 for unknown; `squares` (N,) say where cells lie."""
+    """Compare class ids (N,) of `class_names`, -1 for unknown; `squares` (N,): where cells lie."""
     k = len(class_names)
     old, new = np.asarray(before, np.int64), np.asarray(after, np.int64)
     old, new = np.where(old == UNKNOWN, k, old), np.where(new == UNKNOWN, k, new)

@@ -183,9 +183,14 @@ class Head:
                 found=", ".join(sorted(arrays))[:200],
                 remedy="go back to an earlier lesson, or teach it again",
             )
-        values = [arrays[name] for name in names[:4]]
         return cls(
-            tuple(class_names), tuple(model_classes), *values, float(arrays["temperature"][0])
+            tuple(class_names),
+            tuple(model_classes),
+            arrays["mean"],
+            arrays["std"],
+            arrays["weight"],
+            arrays["bias"],
+            float(arrays["temperature"][0]),
         )
 
     def digest(self) -> str:

@@ -62,7 +62,9 @@ class LoadedModels:
         key = (name, device, flips)
         if self._last is None or self._last[0] != key:
             self._last = None
-            self._last = (key, load_model(name, device=device, flips=flips))
+            # Lessons start from the probabilities of all classes.
+            model = load_model(name, device=device, flips=flips, class_columns=True)
+            self._last = (key, model)
         return self._last[1]
 
 

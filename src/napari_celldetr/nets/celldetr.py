@@ -19,6 +19,7 @@ from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.nets.attention import Backend, DeformableAttention
 from napari_celldetr.nets.backbones import Backbone, FeaturePyramid
 from napari_celldetr.nets.celldetr_config import CellDETRConfig
+from napari_celldetr.nets.lesson_head import LessonHead
 from napari_celldetr.nets.overview import Overview, dense_head
 from napari_celldetr.nets.queries import (
     CROWDED,
@@ -100,6 +101,7 @@ class CellDETR(nn.Module):
         self.detection = DetectionDecoder(config)
         self.representation = RepresentationDecoder(config)
         self.overview = Overview(config.overview, config.num_classes) if config.overview else None
+        self.lesson: LessonHead | None = None
 
     def encode(self, image: Tensor) -> Encoded:
         """Normalised image (B, 3, H, W) -> features; with an overview, but not while training."""

@@ -204,12 +204,16 @@ def _own_network(card: ModelCard) -> torch.nn.Module:
         config = kind(**card.arguments)
     except ConfigError as error:
         raise _bad_card(card, error.expected or "", error.found or "") from error
-    if config.num_classes != len(card.class_names) and not card.class_rule:
-        raise _bad_card(
-            card, f"{config.num_classes} class names", f"{len(card.class_names)} class names"
-        )
-    made: torch.nn.Module = network(config)
-    return made
+    named = card.class_names if card.lesson is None else card.lesson["model_classes"]
+    if config.num_classes != len(named) and not card.class_rule:
+        raise _bad_card(card, f"{config.num_classes} class names", f"{len(named)} class names")
+    made: Any = network(config)
+    if card.lesson is not None:
+        from napari_celldetr.nets.lesson_head import LessonHead
+
+        made.lesson = LessonHead(len(card.class_names), config.num_classes, config.size)
+    whole: torch.nn.Module = made
+    return whole
 
 
 def _own_classes(architecture: str) -> tuple[Any, Any]:
@@ -271,7 +275,11 @@ def load_network(name_or_folder: str | Path) -> tuple[torch.nn.Module, ModelCard
 
 
 def load_model(
-    name_or_folder: str | Path, *, device: str = "auto", flips: bool = False
+    name_or_folder: str | Path,
+    *,
+    device: str = "auto",
+    flips: bool = False,
+    class_columns: bool = False,
 ) -> Predictor:
     """A detector ready to predict.
 
@@ -282,6 +290,9 @@ def load_model(
         ``auto`` takes CUDA, then Apple's MPS, then the CPU; or name one.
     flips : bool
         Average mirrored views.
+    class_columns : bool
+        Give the probability of every class as a column ``probability_<class>`` as well, which is
+        what lessons start from. Architectures of other packages do as they like.
 
     Raises
     ------
@@ -302,7 +313,14 @@ def load_model(
         # An architecture that came by entry point brings its own way of predicting.
         own: Predictor = cast(Any, network).make_predictor(card, device=chosen, flips=flips)
         return own
-    return CellDETRPredictor(network, card, device=chosen, flips=flips, dtype=_dtype(chosen))
+    return CellDETRPredictor(
+        network,
+        card,
+        device=chosen,
+        flips=flips,
+        dtype=_dtype(chosen),
+        class_columns=class_columns,
+    )
 
 
 def load_patch_predictor(name_or_folder: str | Path, *, device: str = "auto") -> ViTPatchPredictor:

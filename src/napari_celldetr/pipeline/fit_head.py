@@ -107,8 +107,14 @@ def fit_head(examples: Examples, strength: Strength | None = None) -> Head:
             found="weights that are no numbers",
             remedy="find the cells anew; the last lesson stays",
         )
+    weight, bias = w[:-1].T, w[-1]
     return Head(
-        examples.class_names, examples.model_classes, mean, std, w[:-1].T.copy(), w[-1].copy()
+        examples.class_names,
+        examples.model_classes,
+        _short(mean),
+        _short(std),
+        _short(weight),
+        _short(bias),
     )
 
 
@@ -160,8 +166,13 @@ def calibrated(
     except DataError:
         # Labels that speak against all that was learned from the others: nothing to calibrate by.
         return head
-    values = {**head.arrays(), "temperature": np.array([np.clip(temperature, 0.5, 5.0)])}
+    values = {**head.arrays(), "temperature": _short(np.array([np.clip(temperature, 0.5, 5.0)]))}
     return Head.of(values, head.class_names, head.model_classes)
+
+
+def _short(values: NDArray[Any]) -> NDArray[np.float32]:
+    """As 16-bit numbers have it, so that a head is the very same in a model's file."""
+    return np.asarray(values, np.float16).astype(np.float32)
 
 
 class _Loss:
@@ -193,7 +204,9 @@ class _Loss:
         loss, slope = _entropy(self._z, w, self._word, self._target, self._weight)
         if len(self._rest):
             rest, word, own = self._rest, self._rest_word, self._own
-            more, theirs = _entropy(rest, w[:, :own], word[:, :own], self._own_target, self._rehearsal)
+            more, theirs = _entropy(
+                rest, w[:, :own], word[:, :own], self._own_target, self._rehearsal
+            )
             most, whole = _entropy(rest, w, word, self._all_target, self._caution)
             loss += more + most
             slope[:, :own] += theirs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,10 +73,14 @@ class Labels:
 
     def warnings(self) -> list[str]:
         """What a person should know of the labels, in words."""
-        told = [f"{n:,} labels were left out, as they are {why}." for why, n in self.left_out.items()]
+        told = [
+            f"{n:,} labels were left out: {why}." for why, n in self.left_out.items()
+        ]
         if self.alike:
             pairs = "1 pair" if self.alike == 1 else f"{self.alike:,} pairs"
-            told.append(f"{pairs} of labelled cells look the same to the model and differ in label.")
+            told.append(
+                f"{pairs} of labelled cells look the same to the model and differ in label."
+            )
         return told
 
 
@@ -106,7 +111,7 @@ def gather(
     vectors, word, own = of_claims(table, rows, table.class_names)
     _drop_moved(table, keys, rows, cells, vectors, gone)
     asked = _ask_for_added(keys, cells, vectors, word, ask, reach_px(mpp[0] if mpp else None), own)
-    good = np.isfinite(vectors).all(axis=1)
+    good: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
     _tell_missing(keys, cells, good, gone)
     labels = np.array([cells[k].class_id for k in keys], np.int64)
     good &= ~_contradicting(rows, labels, gone)
@@ -159,9 +164,7 @@ def _checked_claims(table: CellTable) -> tuple[str, ...]:
     return names.pop()
 
 
-def _of_known_class(
-    table: CellTable, cells: Mapping[Key, Said], gone: Counter[str]
-) -> list[Key]:
+def _of_known_class(table: CellTable, cells: Mapping[Key, Said], gone: Counter[str]) -> list[Key]:
     known = sorted(k for k, said in cells.items() if said.class_id != UNKNOWN)
     gone[NO_CLASS] = len(cells) - len(known)
     return known
@@ -194,7 +197,7 @@ def _drop_moved(
     at = np.flatnonzero(moved)
     if not len(at):
         return
-    now = np.array([cells[keys[i]].box for i in at], np.float64)
+    now = np.array([cells[keys[i]].box for i in at.tolist()], np.float64)
     claimed = np.empty_like(now)
     for mine, local, claims in table.claims_behind(rows[at]):
         claimed[mine] = claims.boxes[local]
@@ -218,7 +221,7 @@ def _ask_for_added(
     asked = np.zeros(len(keys), bool)
     if ask is None or not len(open_):
         return asked
-    boxes = np.array([cells[keys[i]].box for i in open_], np.float64)
+    boxes = np.array([cells[keys[i]].box for i in open_.tolist()], np.float64)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     found = ask(centres)
     fits = found.embeddings is not None and found.embeddings.shape[1] == vectors.shape[1]
@@ -235,13 +238,13 @@ def _ask_for_added(
 def _tell_missing(
     keys: Sequence[Key], cells: Mapping[Key, Said], good: NDArray[np.bool_], gone: Counter[str]
 ) -> None:
-    for i in np.flatnonzero(~good):
+    for i in np.flatnonzero(~good).tolist():
         status = cells[keys[i]].status
         if status == Status.ADDED:
             gone[NO_EMBEDDING] += 1
         elif status != Status.MOVED:
             gone[NOT_HERE] += 1
-    moved = sum(cells[keys[i]].status == Status.MOVED for i in np.flatnonzero(~good))
+    moved = sum(cells[keys[i]].status == Status.MOVED for i in np.flatnonzero(~good).tolist())
     gone[NOT_HERE] += moved - gone[MOVED_AWAY]
 
 
@@ -252,7 +255,7 @@ def _contradicting(
     wrong = np.zeros(len(rows), bool)
     order = np.argsort(rows, kind="stable")
     edges = np.flatnonzero(np.diff(rows[order], prepend=-2, append=-2))
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges.tolist()):
         mine = order[start:stop]
         if rows[mine[0]] >= 0 and len(np.unique(labels[mine])) > 1:
             wrong[mine] = True
@@ -309,7 +312,7 @@ def _refuse_too_little(found: Labels) -> None:
         raise _nothing(
             "labels of at least two classes",
             f"{n} labels, all {found.examples.class_names[classes[0]]}",
-            "also confirm or correct cells of another class, so that there is a difference to learn",
+            "also confirm or correct cells of another class: there must be a difference to learn",
         )
 
 

@@ -149,9 +149,7 @@ class Lesson:
     new_weights: str = ""
     version: str = __version__
     added: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    added_vectors: NDArray[np.float32] = field(
-        default_factory=lambda: np.zeros((0, 0), np.float32)
-    )
+    added_vectors: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     added_word: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     id: str = ""
 
@@ -216,9 +214,10 @@ class Lesson:
         head = None
         if plain["model_classes"] is not None:
             head = Head.of(numbers, names, [str(n) for n in plain["model_classes"]])
+        values: dict[str, Any] = {name: plain[name] for name in _PLAIN}
+        values |= {name: arrays[name] for name in _ARRAYS}
         lesson = cls(
-            **{name: plain[name] for name in _PLAIN},
-            **{name: arrays[name] for name in _ARRAYS},
+            **values,
             class_names=names,
             class_colors={str(n): (c[0], c[1], c[2]) for n, c in plain["class_colors"].items()},
             warnings=tuple(str(w) for w in plain["warnings"]),

@@ -58,7 +58,13 @@ def _examples(table: CellTable, lesson: Lesson) -> Examples:
     if missing:
         raise _cannot("the cells that it was taught on", f"{missing} of them missing")
     return Examples(
-        vectors, word, lesson.labels.astype(np.int64), names, lesson.head.model_classes, rest, rest_word
+        vectors,
+        word,
+        lesson.labels.astype(np.int64),
+        names,
+        lesson.head.model_classes,
+        rest,
+        rest_word,
     )
 
 

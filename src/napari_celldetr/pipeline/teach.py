@@ -167,7 +167,11 @@ def what_changes(
 
 
 def what_differs(
-    table: CellTable, first: Lesson | None, second: Lesson | None, *, mpp: tuple[float, float] | None = None
+    table: CellTable,
+    first: Lesson | None,
+    second: Lesson | None,
+    *,
+    mpp: tuple[float, float] | None = None,
 ) -> tuple[Changes, NDArray[np.int64]]:
     """Which kept cells two lessons class differently, and the rows that were compared."""
     before = table.copy()
@@ -185,9 +189,7 @@ def _between(
     return found, rows
 
 
-def still_wrong(
-    table: CellTable, audited: Set[Key], *, limit: float = LIMIT
-) -> Remaining:
+def still_wrong(table: CellTable, audited: Set[Key], *, limit: float = LIMIT) -> Remaining:
     """How many classes are wrong now, by the cells that were drawn at random and answered.
 
     A cell is wrong where the model, or the lesson that holds, gives it another class than the
@@ -203,7 +205,7 @@ def still_wrong(
 
 
 def claimed_classes(table: CellTable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What the lesson that holds, or the model, says of claims in rows (M,), whoever touched them."""
+    """What the lesson that holds, or the model, says of claims in rows (M,), touched or not."""
     classes = table.model_classes(rows).astype(np.int64)
     if table.teacher is None:
         return classes

@@ -63,9 +63,7 @@ def _hits(labels: NDArray[np.integer], p: NDArray[np.floating]) -> NDArray[np.bo
     return np.asarray(p.argmax(axis=1) == labels)
 
 
-def _gain(
-    first: NDArray[np.bool_], last: NDArray[np.bool_], draws: NDArray[np.int64]
-) -> Figure:
+def _gain(first: NDArray[np.bool_], last: NDArray[np.bool_], draws: NDArray[np.int64]) -> Figure:
     if not len(first):
         return _NONE
     return _figure(draws @ (last.astype(np.int64) - first) / draws.sum(axis=1))
