@@ -145,9 +145,7 @@ class NextBox(QWidget):
         name = cells.class_names[class_id] if class_id >= 0 else "unknown"
         self.state.setText(f"Cell {self.number + 1} of {len(self.rows)}. Is this right?")
         self.cell.setText(f"<b>{name}</b>")
-        self.classes.setText(
-            " · ".join(f"{i} {n}" for i, n in enumerate(cells.class_names[:9], 1))
-        )
+        self.classes.setText(" · ".join(f"{i} {n}" for i, n in enumerate(cells.class_names[:9], 1)))
         usual = session.overlay.nucleus_px if session.overlay is not None else 16.0
         shown = self.rows[self.number : self.number + 1]
         color = [*session.colors, GREY][class_id]

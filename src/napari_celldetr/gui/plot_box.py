@@ -31,11 +31,15 @@ MODES = (
     (BOX, "Box", "Draw a box round cells to select them; with Shift they are added"),
     (MOVE, "Move", "Drag the plot. Wheel: zoom. Double click: everything"),
 )
-EMPTY_TEXT = "No cells yet. Find them with Detect cells: what looks alike lies near each other here."
+EMPTY_TEXT = (
+    "No cells yet. Find them with Detect cells: what looks alike lies near each other here."
+)
 
 
 class PlotBox(QWidget):
-    """Signals
+    """The plot and its choices.
+
+    Signals
     -------
     told(text)
         Something to say to the person.

@@ -28,7 +28,9 @@ NOWHERE = np.zeros((1, 2), np.float32)
 
 
 class PlotCanvas(QWidget):
-    """Signals
+    """What is drawn, and the mouse.
+
+    Signals
     -------
     enclosed(polygon, more)
         A line was drawn: (M, 2) in the plot's coordinates; `more` with Shift, to add to what is

@@ -105,9 +105,7 @@ def choices(table: CellTable) -> list[tuple[str, str]]:
     return found
 
 
-def colouring(
-    table: CellTable, rows: Rows, by: str, colors: Mapping[str, Color]
-) -> Colouring:
+def colouring(table: CellTable, rows: Rows, by: str, colors: Mapping[str, Color]) -> Colouring:
     """Colours of `rows` (M,) of a table; `colors` are those of its classes."""
     if by == CLASS:
         names = (*table.class_names, "unknown")

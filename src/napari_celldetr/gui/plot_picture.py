@@ -91,7 +91,9 @@ def _by_value(
     return _image(ramp(mean, how.low, how.high), total)
 
 
-def _image(color: NDArray[np.floating] | NDArray[np.uint8], total: NDArray[np.integer]) -> NDArray[np.uint8]:
+def _image(
+    color: NDArray[np.floating] | NDArray[np.uint8], total: NDArray[np.integer]
+) -> NDArray[np.uint8]:
     """Colours (h, w, 3), the more opaque the more cells (logarithmic)."""
     image = np.zeros((*total.shape, 4), np.uint8)
     there = total > 0

@@ -47,7 +47,9 @@ def prepare(
     """
     claims = Claims.prepared(table, cell_ids)
     raster = CellRaster(size, mpp=mpp)
-    raster.paint(table.boxes, raster_keys(table.scores, _classes(claims, annotations, teacher)), threshold)
+    raster.paint(
+        table.boxes, raster_keys(table.scores, _classes(claims, annotations, teacher)), threshold
+    )
     if annotations is None or not (annotations.cells or annotations.areas):
         return Prepared(claims, raster)
     reach = reach_px(mpp)

@@ -90,7 +90,7 @@ class SimilarBox(QWidget):
         column.addStretch(1)
         self.similar.setVisible(False)
         self.gallery.picked.connect(self._on_picked)
-        self.find_button.clicked.connect(self.find)
+        self.find_button.clicked.connect(self.find_similar)
         self.right_button.clicked.connect(self._on_right)
         self.slider.valueChanged.connect(self._on_slider)
         self.take_button.clicked.connect(self.take)
@@ -174,7 +174,7 @@ class SimilarBox(QWidget):
 
     # Similar cells ----------------------------------------------------------------------
 
-    def find(self) -> None:
+    def find_similar(self) -> None:
         """Measure how much every cell differs from the selected ones."""
         session, cells = self.session, self._cells()
         if session is None or cells is None:

@@ -34,7 +34,9 @@ EMPTY_TEXT = (
 
 
 class TeachBox(QWidget):
-    """Signals
+    """Learning, its verdict, and all lessons.
+
+    Signals
     -------
     told(text)
         Something to say to the person.
