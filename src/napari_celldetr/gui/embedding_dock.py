@@ -14,7 +14,7 @@ from napari_celldetr.gui.panel import Dock, JobRunner
 from napari_celldetr.gui.parts import SlideBox, keep_lines, stem_of, wrapped_label
 from napari_celldetr.gui.plot_box import PlotBox
 from napari_celldetr.gui.plot_cells import Embedded
-from napari_celldetr.gui.plot_colors import CHANGE
+from napari_celldetr.gui.plot_colors import CHANGE, CLASS
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.gui.similar_box import SimilarBox
 from napari_celldetr.gui.teach_box import TeachBox
@@ -114,9 +114,16 @@ class EmbeddingDock(Dock):
         self.message.setText(text)
 
     def _on_taught(self, rows: Any) -> None:
-        self.plot.colour_by(CHANGE)
-        many = len(rows)
-        self.tell(f"{many:,} cells have another class now. The plot shows where they lie.")
+        session = self.session
+        if session is None:
+            return
+        many = int(session.cells.kept[rows].sum())
+        if session.lesson is None:
+            self.plot.colour_by(CLASS)
+            self.tell(f"The model as it came: {many:,} cells have their former class again.")
+        else:
+            self.plot.colour_by(CHANGE)
+            self.tell(f"{many:,} cells have another class now. The plot shows where they lie.")
 
     # Sharing ----------------------------------------------------------------------------
 

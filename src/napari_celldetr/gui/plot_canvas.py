@@ -20,7 +20,9 @@ CLICK_PX = 4.0
 NEAR_PX = 3.0
 """Between two corners of a lasso."""
 DOT_PX = 4.0
-CHOSEN_PX = 7.0
+CHOSEN_PX = 6.0
+HEIGHT = 300
+"""px; what can be done with the cells must still fit under it in a low window."""
 SMALLEST = 1e-9
 WHITE, YELLOW = (1.0, 1.0, 1.0, 1.0), (1.0, 0.85, 0.1, 1.0)
 BACKGROUND = "#111417"
@@ -85,8 +87,8 @@ class PlotCanvas(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.canvas.native)
-        self.setMinimumHeight(240)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.setFixedHeight(HEIGHT)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         events = self.canvas.events
         events.mouse_press.connect(self._on_press)
         events.mouse_move.connect(self._on_move)
@@ -158,7 +160,7 @@ class PlotCanvas(QWidget):
                 np.ascontiguousarray(points[drawn.dots], np.float32),
                 face_color=color if filled else (0, 0, 0, 0),
                 edge_color=rim,
-                edge_width=0 if filled else 1.5,
+                edge_width=0 if filled else 1.0,
                 size=size,
             )
             dots.set_gl_state("translucent", depth_test=False)

@@ -108,7 +108,8 @@ def choices(table: CellTable) -> list[tuple[str, str]]:
 def colouring(table: CellTable, rows: Rows, by: str, colors: Mapping[str, Color]) -> Colouring:
     """Colours of `rows` (M,) of a table; `colors` are those of its classes."""
     if by == CLASS:
-        names = (*table.class_names, "unknown")
+        unknown = "unknown" if (table.class_ids[rows] < 0).any() else ""
+        names = (*table.class_names, unknown)
         palette = [colors.get(n, GREY) for n in table.class_names]
         return _kinds(table.class_ids[rows], [*palette, GREY], names, "Class")
     if by == STATUS:
