@@ -73,9 +73,7 @@ class Labels:
 
     def warnings(self) -> list[str]:
         """What a person should know of the labels, in words."""
-        told = [
-            f"{n:,} labels were left out: {why}." for why, n in self.left_out.items()
-        ]
+        told = [f"{n:,} labels were left out: {why}." for why, n in self.left_out.items()]
         if self.alike:
             pairs = "1 pair" if self.alike == 1 else f"{self.alike:,} pairs"
             told.append(
