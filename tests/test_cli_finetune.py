@@ -27,16 +27,14 @@ ODD = "odd one"
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A slide, a project in which its large cells got a class of their own, and the same as file."""
+    """A slide, a project in which large cells got a class of their own, and the same as file."""
     root = tmp_path_factory.mktemp("worked")
     path = root / "drawn.ome.tif"
     make_he_slide(path, size=(700, 600), mpp=0.4975, seed=3)
     model = load_model("celldetr-he", device="cpu", class_columns=True)
     with open_slide(path) as slide:
         config = DetectConfig(tissue_only=False)
-        found = drain(
-            detect(slide, config, predictor=model, workspace=root / "w", keep_floor=True)
-        )
+        found = drain(detect(slide, config, predictor=model, workspace=root / "w", keep_floor=True))
         table = CellTable(found.class_names, cell_ids, threshold=model.card.threshold)
         table.replace(Claims.prepared(found, cell_ids))
         with Project.open(root / "project", author="ada").slide(slide) as record:
