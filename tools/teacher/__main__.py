@@ -90,23 +90,31 @@ def _guard(task: Task, split: int) -> Cells:
 
 
 def _drawn(task: Task, mine: list[Result]) -> np.ndarray:
-    """Class mean F1 (DRAWS,) of all runs together when groups (or fields of few) are drawn."""
+    """Class mean F1 (DRAWS,), mean of all runs, when groups (or fields of few groups) are drawn.
+
+    They are drawn once for all runs: the same patients are judged in many.
+    """
+    few = len(np.unique(task.cells.group)) < 5
+    units = np.unique(task.cells.field if few else task.cells.group)
+    draws = field_draws(len(units), DRAWS)
     rows = []
     for r in mine:
         kept = _guard(task, r.split)
-        unit = kept.group if len(np.unique(kept.group)) > 2 else kept.field
-        names, place = np.unique(unit, return_inverse=True)
-        tables = np.zeros((len(names), len(task.class_names), 3))
+        place = np.searchsorted(units, kept.field if few else kept.group)
+        tables = np.zeros((len(units), len(task.class_names), 3))
         for i in range(len(task.class_names)):
             for j, what in enumerate(
                 ((kept.truth == i) & (r.found == i), kept.truth == i, r.found == i)
             ):
-                tables[:, i, j] = np.bincount(place, what, len(names))
-        draws = field_draws(len(names), DRAWS, seed=r.split)
+                tables[:, i, j] = np.bincount(place, what, len(units))
         hit, true, found = np.moveaxis(np.einsum("df,fkj->dkj", draws, tables), 2, 0)
-        with np.errstate(invalid="ignore"):
-            rows.append(np.nanmean(np.where(true > 0, 2 * hit / (true + found), np.nan), axis=1))
-    return np.mean(rows, axis=0)
+        f1 = np.where(true > 0, 2 * hit / np.maximum(true + found, 1), np.nan)
+        # Drawings in which a run has no cell of some class say nothing of its class mean.
+        rows.append(np.where(np.isnan(f1).any(axis=1), np.nan, f1.mean(axis=1)))
+    known = np.isfinite(rows)
+    count = known.sum(axis=0)
+    total = np.where(known, rows, 0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _interval(task: Task, mine: list[Result]) -> list[float]:
@@ -130,7 +138,15 @@ def tune(task: Task, seeds: int) -> dict[str, Any]:
             r
             for split in range(len(task.splits))
             for seed in range(seeds)
-            for r in run(task, how="queue", seed=seed, split=split, novelty=novelty, most=200)
+            for r in run(
+                task,
+                how="queue",
+                seed=seed,
+                split=split,
+                novelty=novelty,
+                most=200,
+                calibrate=False,
+            )
         ]
         told[f"novelty {novelty:g}"] = _by_count(results)
         print(f"novelty {novelty:g}", told[f"novelty {novelty:g}"], flush=True)
@@ -138,7 +154,7 @@ def tune(task: Task, seeds: int) -> dict[str, Any]:
         r
         for split in range(len(task.splits))
         for seed in range(seeds)
-        for r in run(task, how="random", seed=seed, split=split, most=400)
+        for r in run(task, how="random", seed=seed, split=split, calibrate=False)
     ]
     told["random"] = _by_count(results)
     print("random", told["random"], flush=True)

@@ -59,9 +59,16 @@ class Result:
 
 
 def run(
-    task: Task, *, how: str, seed: int, split: int, novelty: float = NOVELTY, most: int = 400
+    task: Task,
+    *,
+    how: str,
+    seed: int,
+    split: int,
+    novelty: float = NOVELTY,
+    most: int = 400,
+    calibrate: bool = True,
 ) -> list[Result]:
-    """Teach one task from 0 to `most` corrections; `how` is ``queue``, ``random`` or ``model``."""
+    """Teach one task from 0 to `most` corrections; `how` is ``queue`` or ``random``."""
     teach, guard = task.splits[split]
     pool = task.cells.select(np.flatnonzero(np.isin(task.cells.group, teach)))
     kept = task.cells.select(np.flatnonzero(np.isin(task.cells.group, guard)))
@@ -91,7 +98,7 @@ def run(
         chosen = np.concatenate((chosen, more))
         if how == "random" and count not in COUNTS:
             continue
-        head = _taught(task, pool, chosen, rng, final=count in COUNTS)
+        head = _taught(task, pool, chosen, rng, final=calibrate and count in COUNTS)
         if head is None:
             continue
         now = head.probabilities(pool.vectors, pool.word)
