@@ -86,7 +86,7 @@ class LessonStore:
             return Lesson.of(said["lesson"], arrays, id)
         except AnnotationError:
             raise
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError, CellDETRError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, CellDETRError) as error:
             found = f"values that cannot be ({type(error).__name__})"
             raise refused(f"{id[:12]}….json", found) from error
 
