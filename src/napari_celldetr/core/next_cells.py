@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 COUNT = 20
 ONE_RANDOM_IN = 4
-NOVELTY = 0.5
+NOVELTY = 1.0
 """Exponent of novelty against 1 of uncertainty."""
 SETTLED = 25
 """Labels from which doubt counts in full."""
