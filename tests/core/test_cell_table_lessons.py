@@ -163,6 +163,9 @@ def test_a_lesson_is_computed_once_and_may_be_computed_beforehand() -> None:
     table.teach(lesson)
     table.copy().corrected()
     table.select(np.arange(5))
+    # Looking at another one meanwhile, on a copy that shares the claims.
+    table.copy().teach(ByPlace(100))
+    table.select(np.arange(5))
     assert lesson.asked == 1
     assert table.copy().teacher is lesson
 

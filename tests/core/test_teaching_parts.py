@@ -91,16 +91,29 @@ def cloud(n: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return z, p, rng.integers(0, 60, n)
 
 
+def margins(p: np.ndarray) -> np.ndarray:
+    best = np.sort(p, axis=1)
+    return best[:, -1] - best[:, -2]
+
+
 def test_twenty_cells_of_which_some_are_random() -> None:
     z, p, squares = cloud()
-    queue = next_cells(z, p, squares, seed=3)
+    queue = next_cells(z, p, squares, taught=z[:30], seed=3)
     assert len(queue) == len(set(queue.rows.tolist())) == 20
     assert queue.random.sum() == 5
-    margin = np.sort(p, axis=1)
-    margin = margin[:, -1] - margin[:, -2]
     asked = queue.rows[~queue.random]
-    assert margin[asked].mean() < np.median(margin) / 2
     assert len(set(squares[asked].tolist())) == 15
+
+
+def test_doubtful_cells_are_likelier() -> None:
+    z, p, squares = cloud()
+    queues = [next_cells(z, p, squares, taught=z[:30], seed=s) for s in range(20)]
+    asked = np.concatenate([q.rows[~q.random] for q in queues])
+    assert margins(p)[asked].mean() < 0.7 * margins(p).mean()
+    early = np.concatenate(
+        [(q := next_cells(z, p, squares, seed=s)).rows[~q.random] for s in range(20)]
+    )
+    assert abs(margins(p)[early].mean() - margins(p).mean()) < 0.08
 
 
 def test_random_cells_are_drawn_from_all_alike() -> None:
@@ -113,12 +126,12 @@ def test_random_cells_are_drawn_from_all_alike() -> None:
     assert count.max() < 40
 
 
-def test_the_most_doubtful_one_comes_where_novelty_does_not_count() -> None:
+def test_many_cells_are_drawn_from_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_celldetr.core.next_cells.POOL", 50)
     z, p, _ = cloud()
-    queue = next_cells(z, p, np.arange(400), novelty=0, one_random_in=0, count=5)
-    best = np.sort(p, axis=1)
-    margin = best[:, -1] - best[:, -2]
-    assert set(queue.rows.tolist()) == set(np.argsort(margin)[:5].tolist())
+    queues = [next_cells(z, p, np.arange(400), taught=z[:60], seed=s) for s in range(20)]
+    asked = np.concatenate([q.rows[~q.random] for q in queues])
+    assert margins(p)[asked].mean() < 0.8 * margins(p).mean()
 
 
 def test_what_is_like_a_taught_cell_waits() -> None:

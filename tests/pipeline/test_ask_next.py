@@ -29,10 +29,11 @@ def test_the_lesson_that_holds_says_what_is_doubtful() -> None:
     head = drain(teach(table.copy(), TeachSettings(mpp=MPP))).head
     assert head is not None
     table.teach(head)
-    queue = drain(queue_job(table, mpp=MPP))
+    queues = [drain(queue_job(table, mpp=MPP, seed=s)) for s in range(5)]
+    asked = np.concatenate([q.rows[~q.random] for q in queues])
     p = np.sort(head.all_probabilities(table.claims[0].table), axis=1)
     margin = p[:, -1] - p[:, -2]
-    assert margin[queue.rows[~queue.random]].mean() < margin.mean() - 0.1
+    assert margin[asked].mean() < margin.mean() - 0.05
 
 
 def test_tables_of_several_tiles_and_of_none() -> None:

@@ -97,7 +97,7 @@ def test_a_damaged_lesson_is_told_and_the_one_before_holds(record: SlideRecord) 
         record.lessons.hold(SECOND.id)
 
 
-@pytest.mark.parametrize("change", ["labels", "text", "schema", "no_json", "verdict"])
+@pytest.mark.parametrize("change", ["labels", "text", "schema", "no_json", "verdict", "colors"])
 def test_what_was_changed_by_hand_is_refused(record: SlideRecord, change: str) -> None:
     record.lessons.save(FIRST)
     path = record.folder / "lessons" / f"{FIRST.id}.json"
@@ -108,6 +108,8 @@ def test_what_was_changed_by_hand_is_refused(record: SlideRecord, change: str) -
         said["lesson"]["author"] = "eve"
     elif change == "schema":
         said["schema"] = 99
+    elif change == "colors":
+        said["lesson"]["class_colors"] = [1]
     elif change == "verdict":
         said["lesson"]["verdict"]["after"] = 1
     path.write_text("{" if change == "no_json" else json.dumps(said))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.claims import Claims
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.edits import add, delete, move, relabel
-from napari_celldetr.core.errors import DataError
+from napari_celldetr.core.errors import DataError, JobError
+from napari_celldetr.core.head import no_lesson
 from napari_celldetr.core.progress import drain
 from napari_celldetr.pipeline.cell_ids import cell_ids
 from napari_celldetr.pipeline.gather import gather
@@ -206,6 +208,29 @@ def test_a_class_that_nobody_teaches_any_more_is_told() -> None:
     assert any("No label of spotted" in w for w in second.warnings)
 
 
+def test_a_lesson_of_another_model_before_keeps_its_guard_set_alone() -> None:
+    table, truth = taught_slide()
+    say(table, truth, some(table, 80))
+    first = drain(teach(table.copy(), HOW))
+    other = replace(first, weights="c" * 64, head=no_lesson(("x", "y"), 4)).sealed()
+    second = drain(teach(table.copy(), HOW, parent=other))
+    assert second.verdict is not None
+    assert second.verdict.before is None
+    assert any("another model" in w for w in second.warnings)
+    assert second.sides() == first.sides()
+
+
+def test_lack_of_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("napari_celldetr.pipeline.teach.fit_head", full)
+    table, truth = taught_slide()
+    say(table, truth, some(table, 80))
+    with pytest.raises(JobError, match="not enough memory"):
+        drain(teach(table.copy(), HOW))
+
+
 def test_it_can_be_stopped_at_any_step() -> None:
     table, truth = taught_slide()
     say(table, truth, some(table, 60))
@@ -224,6 +249,10 @@ def test_how_much_is_still_wrong_by_random_cells_alone() -> None:
     assert still_wrong(table, keys).asked == 0
     say(table, truth, audit)
     say(table, truth, some(table, 100, seed=8))
+    gone = delete(table, audit[:1])
+    table.apply(gone)
+    assert still_wrong(table, keys).asked == 59
+    table.apply(gone.reversed(), back=True)
     start = still_wrong(table, keys)
     assert start.asked == 60
     assert start.wrong == (truth[audit] == 2).sum()

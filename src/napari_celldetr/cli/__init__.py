@@ -28,6 +28,7 @@ COMMANDS = {
     "replay": "compute a HER2 report again and compare every figure",
     "train": "train or fine-tune a model",
     "pretrain": "pretrain a network on images without labels",
+    "finetune": "make a model of your own from corrections",
     "join": "give a model a coarser one that has a say in the classes",
     "ablate": "measure what each part of the network is worth",
     "crossvalidate": "measure a recipe on patients or sites left out in turn",

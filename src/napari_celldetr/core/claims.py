@@ -21,6 +21,10 @@ FEW = 2_000
 """Fewer claims than this are compared one by one: an index would not pay."""
 
 
+LESSONS = 3
+"""One that holds, and what it is compared with."""
+
+
 @dataclass(eq=False)
 class Columns:
     """Growing columns; the first `size` rows count."""
@@ -79,7 +83,7 @@ class Claims:
     first_halves: NDArray[np.uint64] | None = None
     columns: Columns | None = None
     span: tuple[tuple[float, float], tuple[float, float]] | None = None
-    lesson: tuple[Teacher, Taught] | None = None
+    lessons: tuple[tuple[Teacher, Taught], ...] = ()
 
     @classmethod
     def prepared(cls, table: Detections, make_keys: MakeKeys) -> Claims:
@@ -102,14 +106,16 @@ class Claims:
     def taught_by(self, teacher: Teacher | None) -> Taught | None:
         """What a lesson makes of these claims; None without one.
 
-        The last one asked for is kept: of a million cells it takes half a second, which is for a
-        job's thread. Raises `DataError` for a lesson of another model.
+        The last few asked for are kept: of a million cells it takes half a second, which is for
+        a job's thread. Raises `DataError` for a lesson of another model.
         """
         if teacher is None:
             return None
-        known = self.lesson  # Another thread may put another one there meanwhile.
-        if known is None or known[0] is not teacher:
-            known = self.lesson = (teacher, teacher.teach(self.table))
+        lessons = self.lessons  # Another thread may put others there meanwhile.
+        known = next((pair for pair in lessons if pair[0] is teacher), None)
+        if known is None:
+            known = (teacher, teacher.teach(self.table))
+            self.lessons = (known, *lessons[: LESSONS - 1])
         return known[1]
 
     def find_by_key(self, make_keys: MakeKeys) -> None:

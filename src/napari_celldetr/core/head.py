@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ UNTOLD = 0.9
 """What the claimed class counts as, where a run did not store how sure the model was."""
 BLOCK = 1 << 15
 """Cells at a time; their vectors in float32 stay in the processor's cache."""
+THREADS = 2
 MAX_CLASSES, MAX_SIZE = 256, 8192
 
 Floats = NDArray[np.float32]
@@ -127,11 +129,16 @@ class Head:
         """
         vectors = self._vectors(cells)
         ids, sure = np.empty(len(cells), np.int16), np.empty(len(cells), np.float32)
-        for start in range(0, len(cells), BLOCK):
+
+        def name(start: int) -> None:
             part = slice(start, start + BLOCK)
             p = self.probabilities(vectors[part], offsets(cells, self.class_names, part))
             ids[part] = p.argmax(axis=1)
             sure[part] = np.take_along_axis(p, ids[part, None].astype(np.intp), axis=1)[:, 0]
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(name, range(0, len(cells), BLOCK)):
+                pass
         blind = np.isnan(sure)
         if blind.any():
             ids[blind] = cells.class_ids[blind]

@@ -1,10 +1,12 @@
 """Which cells to look at next: doubtful ones unlike any that were taught, spread over the slide.
 
-Uncertainty is one less the margin between the two likeliest classes; novelty is the distance of
-a cell's embedding to the nearest that was taught. Their weighted product says how much a label
-would tell; of each square of the slide only the best is asked. Each cell that is taken counts as
-taught for the next, so that twenty cells are not twenty times the same (greedy k-centres). A
-share of the queue is drawn at random instead: of these one learns how much is still wrong.
+Uncertainty is one less the margin between the two likeliest classes; novelty is the squared
+distance of a cell's embedding, on its main directions, to the nearest that was taught. Cells are
+drawn with a chance that is the product of the two; each that is drawn counts as taught for the
+next (k-means++, Arthur and Vassilvitskii 2007), and of each square of the slide one is drawn. To
+take the largest product instead of drawing asks about odd cells, of which little can be learned.
+While nothing was taught doubt says nothing of what the model does not know, and novelty decides.
+A share of the queue is drawn evenly from all cells: of these one learns how much is still wrong.
 """
 
 from __future__ import annotations
@@ -17,11 +19,16 @@ from numpy.typing import NDArray
 
 COUNT = 20
 ONE_RANDOM_IN = 4
-NOVELTY = 0.5
+NOVELTY = 1.0
 """Exponent of novelty against 1 of uncertainty."""
+SETTLED = 25
+"""Labels from which doubt counts in full."""
 POOL = 8_000
-"""So many of the most doubtful cells are looked at; distances for all would take seconds."""
+"""So many cells, drawn by doubt, are compared with the taught ones; all would take seconds."""
 MOST_TAUGHT = 2_000
+DIRECTIONS = 16
+"""Of the embeddings; the others are mostly noise, in which all cells are alike far apart."""
+_LEAST_DOUBT = 1e-3
 _BLOCK = 1 << 11
 
 Rows = NDArray[np.int64]
@@ -88,7 +95,7 @@ def next_cells(
     count, one_random_in : int
         Length of the queue; one in so many is drawn at random, 0 for none.
     novelty : float
-        Exponent of novelty; 0 takes the most doubtful.
+        Exponent of novelty; with 0 doubt alone decides.
     seed : int
     """
     rng = np.random.default_rng(seed)
@@ -127,56 +134,58 @@ def _doubtful(
     novelty: float,
     rng: np.random.Generator,
 ) -> Rows:
+    known = np.zeros((0, 1), np.float32) if taught is None else np.asarray(taught, np.float32)
+    known = known[np.isfinite(known).all(axis=1)]
+    weight = (doubt.astype(np.float64) + _LEAST_DOUBT) ** min(1.0, len(known) / SETTLED)
     if len(rows) > POOL:
-        # A tenth whatever they look like: cells may be sure, and new all the same.
-        best = np.argpartition(-doubt, POOL * 9 // 10)[: POOL * 9 // 10]
-        pool = np.union1d(best, rng.choice(len(rows), POOL // 10, replace=False))
-        rows, doubt = rows[pool], doubt[pool]
+        pool = np.sort(rng.choice(len(rows), POOL, replace=False, p=weight / weight.sum()))
+        # That they are here is what doubt had to say.
+        rows, weight = rows[pool], np.ones(POOL)
     z = np.asarray(vectors[rows], np.float32)
     seen = np.isfinite(z).all(axis=1)
-    rows, doubt, z = rows[seen], doubt[seen] + np.float32(1e-3), z[seen]
+    rows, weight, z = rows[seen], weight[seen], z[seen]
     if not len(rows):
         return np.zeros(0, np.int64)
-    # One scale for all directions: what varies much in the pool must not hide the rest.
-    z = (z - z.mean(axis=0)) / np.maximum(z.std(axis=0), 1e-6)
-    apart = _nearest(z, _scaled(taught, np.asarray(vectors[rows], np.float32), rng))
-    place = squares[rows]
+    if len(known) > MOST_TAUGHT:
+        known = known[rng.choice(len(known), MOST_TAUGHT, replace=False)]
+    z, known = _main_directions(z, known)
+    apart = _nearest(z, known)
+    place, free = squares[rows], np.ones(len(rows), bool)
     chosen: list[int] = []
-    free = np.ones(len(rows), bool)
     while len(chosen) < min(count, len(rows)):
         if not free.any():
             # More cells than squares: the next round.
             free[:] = True
             free[chosen] = False
-        worth = np.where(free, doubt * np.maximum(apart, 1e-6) ** novelty, -1)
-        best_ = int(worth.argmax())
-        chosen.append(best_)
-        free[place == place[best_]] = False
-        apart = np.minimum(apart, np.sqrt(((z - z[best_]) ** 2).sum(axis=1)))
+        worth = np.where(free, weight * np.maximum(apart, 1e-6) ** novelty, 0)
+        one = int(rng.choice(len(rows), p=worth / worth.sum()))
+        chosen.append(one)
+        free[place == place[one]] = False
+        apart = np.minimum(apart, ((z - z[one]) ** 2).sum(axis=1))
     return rows[chosen]
 
 
-def _scaled(
-    taught: NDArray[np.floating] | None, pool: NDArray[np.float32], rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Some of the taught vectors, on the scale of the pool."""
-    if taught is None or not len(taught):
-        return np.zeros((0, pool.shape[1]), np.float32)
-    known = np.asarray(taught, np.float32)
-    known = known[np.isfinite(known).all(axis=1)]
-    if len(known) > MOST_TAUGHT:
-        known = known[rng.choice(len(known), MOST_TAUGHT, replace=False)]
-    return np.asarray((known - pool.mean(axis=0)) / np.maximum(pool.std(axis=0), 1e-6), np.float32)
+def _main_directions(
+    z: NDArray[np.float32], known: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Both on the pool's scale and main directions: what varies much must not hide the rest."""
+    mean, std = z.mean(axis=0), np.maximum(z.std(axis=0), 1e-6)
+    z = (z - mean) / std
+    _, axes = np.linalg.eigh(z.T @ z)
+    axes = axes[:, -DIRECTIONS:].astype(np.float32)
+    if not len(known):
+        return z @ axes, np.zeros((0, axes.shape[1]), np.float32)
+    return z @ axes, ((known - mean) / std) @ axes
 
 
 def _nearest(z: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Distance (M,) to the nearest known vector; 1 for all where there is none."""
+    """Squared distance (M,) to the nearest known vector; a usual one where there is none."""
     if not len(known):
-        return np.ones(len(z), np.float32)
+        return np.full(len(z), 2 * z.var(axis=0).sum(), np.float32)
     apart = np.empty(len(z), np.float32)
     norm = (known**2).sum(axis=1)
     for start in range(0, len(z), _BLOCK):
         part = z[start : start + _BLOCK]
         squared = (part**2).sum(axis=1)[:, None] + norm - 2 * part @ known.T
-        apart[start : start + _BLOCK] = np.sqrt(np.maximum(squared.min(axis=1), 0))
+        apart[start : start + _BLOCK] = np.maximum(squared.min(axis=1), 0)
     return apart

@@ -73,9 +73,7 @@ class Labels:
 
     def warnings(self) -> list[str]:
         """What a person should know of the labels, in words."""
-        told = [
-            f"{n:,} labels were left out: {why}." for why, n in self.left_out.items()
-        ]
+        told = [f"{n:,} labels were left out: {why}." for why, n in self.left_out.items()]
         if self.alike:
             pairs = "1 pair" if self.alike == 1 else f"{self.alike:,} pairs"
             told.append(
@@ -111,7 +109,7 @@ def gather(
     vectors, word, own = of_claims(table, rows, table.class_names)
     _drop_moved(table, keys, rows, cells, vectors, gone)
     asked = _ask_for_added(keys, cells, vectors, word, ask, reach_px(mpp[0] if mpp else None), own)
-    good: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
+    good = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
     _tell_missing(keys, cells, good, gone)
     labels = np.array([cells[k].class_id for k in keys], np.int64)
     good &= ~_contradicting(rows, labels, gone)

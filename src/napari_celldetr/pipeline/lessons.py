@@ -38,6 +38,8 @@ CURRENT, ASKED = "current.json", "asked.json"
 MAX_BYTES = 512 * 2**20
 _NAME = re.compile(r"[0-9a-f]{64}\.json")
 _ID = re.compile(r"[0-9a-f]{64}")
+_ODD = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+"""What values that nobody expects make Python raise."""
 
 
 class LessonStore:
@@ -86,7 +88,7 @@ class LessonStore:
             return Lesson.of(said["lesson"], arrays, id)
         except AnnotationError:
             raise
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError, CellDETRError) as error:
+        except (*_ODD, CellDETRError) as error:
             found = f"values that cannot be ({type(error).__name__})"
             raise refused(f"{id[:12]}….json", found) from error
 

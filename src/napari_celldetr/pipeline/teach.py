@@ -14,10 +14,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr.core.annotations import Key
+from napari_celldetr.core.annotations import SAID, Key, Said
 from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.changes import Changes, changes
-from napari_celldetr.core.errors import DataError
+from napari_celldetr.core.detections import UNKNOWN
+from napari_celldetr.core.errors import DataError, JobError
 from napari_celldetr.core.guard import guard_cells, squares_of
 from napari_celldetr.core.head import Head
 from napari_celldetr.core.progress import Job, Progress
@@ -96,6 +97,8 @@ def teach(
     ------
     DataError
         Too few labels, one class only, no embeddings, or embeddings of another model.
+    JobError
+        There is not enough memory.
     """
     how = settings or TeachSettings()
     started = time.perf_counter()
@@ -126,7 +129,7 @@ def teach(
         step(2, "Calibrating…"),
     )
     yield step(3, "Comparing with what held before…")
-    verdict = verdict_of(head, labels, guard, parent)
+    verdict = verdict_of(head, labels, guard, parent if _same_model(table, parent) else None)
     lesson = _lesson(table, labels, guard, head, verdict, strength, how, parent, told)
     yield step(4, "Naming every cell anew…")
     for claims in table.claims:
@@ -196,12 +199,16 @@ def still_wrong(table: CellTable, audited: Set[Key], *, limit: float = LIMIT) ->
     person did; one that a person deleted is left out.
     """
     cells = table.annotations.cells
-    keys = [k for k in sorted(audited) if k in cells and cells[k].class_id >= 0]
+    keys = [k for k in sorted(audited) if k in cells and _has_class(cells[k])]
     rows = table.claim_rows(keys)
     usable = [(k, row) for k, row in zip(keys, rows.tolist(), strict=True) if row >= 0]
     now = claimed_classes(table, np.array([row for _, row in usable], np.int64))
     said = np.array([cells[k].class_id for k, _ in usable], np.int64)
     return remaining_error(int((now != said).sum()), len(said), limit=limit)
+
+
+def _has_class(said: Said) -> bool:
+    return said.class_id != UNKNOWN and bool(SAID[said.status])
 
 
 def claimed_classes(table: CellTable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -225,6 +232,13 @@ def _meanwhile(work: Callable[[], T], step: Progress) -> Generator[Progress, Non
         while not wait([future], timeout=_WAIT_S).done:
             yield step
         return future.result()
+    except MemoryError as error:
+        raise JobError(
+            "There is not enough memory to teach.",
+            expected="room for the labels and the cells of the slide",
+            found=str(error)[:200] or "none left",
+            remedy="close other programs or slides; what held before still holds",
+        ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -235,14 +249,19 @@ def _earlier(
     """What to tell of the lesson before, and the sides of its cells."""
     if parent is None:
         return labels.warnings(), {}
-    told, weights = labels.warnings(), table.source.weights_sha256
+    told = labels.warnings()
     lost = [n for n in parent.class_names if n not in labels.examples.class_names]
     if lost:
         names = ", ".join(lost)
         told.append(f"No label of {names} is left: the class is not taught any more.")
-    if weights and parent.weights and weights != parent.weights:
+    if not _same_model(table, parent):
         told.append("The lesson before was of another model; only its guard set is kept.")
     return told, parent.sides()
+
+
+def _same_model(table: CellTable, parent: Lesson | None) -> bool:
+    """Whether the lesson before reads the embeddings that these cells have."""
+    return parent is not None and parent.weights == table.source.weights_sha256
 
 
 def _doubts(labels: Labels, guard: NDArray[np.bool_]) -> list[str]:
