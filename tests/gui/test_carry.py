@@ -1,13 +1,16 @@
 """Regions carried from one slide to the other; layers without a viewer."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from aligned_pair import HE_MPP, IHC_MPP, known_transform
 from napari.layers import Shapes
 
 from napari_celldetr.core.errors import ConfigError
-from napari_celldetr.gui.carry import CARRIED_KEY, carry_regions
+from napari_celldetr.gui.carry import ALIGNMENT_KEY, CARRIED_KEY, carry_regions
 from napari_celldetr.gui.layers import Frame
+from napari_celldetr.pipeline.her2.tumour import Alignment
 
 HE, IHC = Frame.of_mpp((HE_MPP, HE_MPP)), Frame.of_mpp((IHC_MPP, IHC_MPP))
 
@@ -57,6 +60,30 @@ def test_the_layer_says_where_it_is_from_and_how_sure_it_is():
     assert (carried.count, carried.excluded) == (2, 1)
     assert carried.sentence().startswith("2 regions carried over; 1 lies")
     assert not np.allclose(made.edge_color[0], made.edge_color[1])
+
+
+def test_the_layer_holds_the_registration_that_carried_it():
+    layer, transform = regions(HE), known_transform(limit_um=40.0)
+    layer.add_rectangles([[80, 100], [150, 200]])
+    layer.add_rectangles([[80, 450], [150, 550]])
+    made = carry_regions(layer, HE.from_world, transform, frame=IHC, inverse=False).layer
+    found = Alignment(**made.metadata[ALIGNMENT_KEY])
+    assert (found.he_name, found.he_identity, found.method) == ("he.svs", "1", "registered")
+    assert (found.limit_um, found.error_um) == (40.0, 10.0)
+    assert found.excluded_share == transform.excluded_share
+    # The second rectangle, 100 by 70 µm, is where the error is 120 µm.
+    assert found.excluded_um2 == pytest.approx(7000, rel=1e-3)
+    assert found.sha256 == hashlib.sha256(transform.to_json().encode()).hexdigest()
+
+
+@pytest.mark.parametrize("limit_um", [50.0, 200.0])
+def test_what_is_lost_is_an_area_of_the_he_whichever_way_it_is_carried(limit_um):
+    layer, transform = regions(IHC), known_transform(bent=False, limit_um=limit_um)
+    ring = transform.forward(np.array([(450, 80), (550, 80), (550, 150), (450, 150)], float))
+    layer.add_polygons([IHC.to_world(ring) / IHC.scale])
+    made = carry_regions(layer, IHC.from_world, transform, frame=HE, inverse=True).layer
+    lost = made.metadata[ALIGNMENT_KEY]["excluded_um2"]
+    assert lost == pytest.approx(7000 if limit_um < 120 else 0, rel=1e-3)
 
 
 def test_there_and_back_again():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,17 @@ from numpy.typing import NDArray
 from napari_celldetr.core.errors import ConfigError
 from napari_celldetr.core.transform import SlideTransform
 from napari_celldetr.gui.layers import HALF, Frame
-from napari_celldetr.pipeline.her2.tumour import WORDS
+from napari_celldetr.pipeline.her2.tumour import WORDS, alignment_of
 from napari_celldetr.pipeline.warp import Outline, carry_outline
 
 CARRIED_KEY = "celldetr_carried"
 SOURCE_KEY = "source"
 """In what `CARRIED_KEY` holds: who says that this is tumour, where no person drew it."""
+ALIGNMENT_KEY = "celldetr_alignment"
+"""In the metadata of a layer that was carried, beside `CARRIED_KEY`: the registration that carried
+it, as the mapping of an `Alignment`, which ``Alignment(**mapping)`` gives back. Its `excluded_um2`
+is the area, on the H&E slide, of the shapes whose feature ``left_out`` says that they do not count.
+"""
 ROUND_CORNERS = 96
 CLOSED = ("rectangle", "polygon", "ellipse")
 KEPT_COLOR, OUT_COLOR = "#00e676", "#9e9e9e"
@@ -114,6 +119,11 @@ def layer_of_outlines(
         "error_um": [o.error_um for o in outlines],
         "left_out": [o.excluded for o in outlines],
     }
+    lost = sum(
+        _area_um2(ring, transform, inverse=inverse)
+        for ring, outline, is_ring in zip(rings, outlines, closed, strict=True)
+        if outline.excluded and is_ring
+    )
     said = {"from": side, "slide": origin, "layer": name}
     if source:
         features["found_by"] = [WORDS[source]] * len(outlines)
@@ -127,9 +137,19 @@ def layer_of_outlines(
         face_color="transparent",
         edge_width=max(LINE_PX / zoom / frame.scale[0], 1.0),
         features=features,
-        metadata={CARRIED_KEY: said},
+        metadata={
+            CARRIED_KEY: said,
+            ALIGNMENT_KEY: asdict(alignment_of(transform, lost)),
+        },
         **frame.layer_options(),
     )
+
+
+def _area_um2(ring: Floats, transform: SlideTransform, *, inverse: bool) -> float:
+    """Area on the H&E slide of a carried ring, which is in level-0 px of the slide it is on now."""
+    on_he = (ring if inverse else transform.inverse(ring)) * transform.he.mpp
+    x, y = (on_he - on_he[0]).T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def _corners(data: Floats, kind: str) -> Floats:
