@@ -93,7 +93,11 @@ def run_whole(qtbot):
 def notes(monkeypatch):
     """Texts of the notifications a test caused."""
     from napari_celldetr.gui import (
-        align_dock,
+        align_files,
+        align_marks,
+        align_pairs,
+        align_regions,
+        align_runs,
         contributions,
         detect_dock,
         files,
@@ -103,7 +107,17 @@ def notes(monkeypatch):
     )
 
     told = []
-    docks = (align_dock, detect_dock, her2_dock, her2_runs, review_dock)
+    docks = (
+        align_files,
+        align_marks,
+        align_pairs,
+        align_regions,
+        align_runs,
+        detect_dock,
+        her2_dock,
+        her2_runs,
+        review_dock,
+    )
     for module in (contributions, files, *docks):
         for name in ("show_error", "show_warning", "show_info"):
             if hasattr(module, name):

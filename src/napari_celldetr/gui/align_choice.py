@@ -1,0 +1,128 @@
+"""Which two slides are a pair, and how large their pixels are where a slide does not say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QHBoxLayout, QLabel, QToolButton, QWidget
+
+from napari_celldetr.gui.layers import Frame
+from napari_celldetr.gui.parts import SlideBox, narrow_form
+from napari_celldetr.gui.sources import is_slide_layer
+
+SMALLEST_MPP = 0.1
+IHC_WORDS = ("ihc", "her2", "her-2", "dab", "ki67", "ki-67", "er_", "pr_", "p53")
+
+
+class PairBox(QWidget):
+    """The two lists of slides, the button that exchanges them, and pixel sizes to enter.
+
+    `chosen` is sent whenever one of the slides is another, `entered` when a pixel size is.
+    """
+
+    chosen = Signal()
+    entered = Signal()
+
+    def __init__(self, viewer: Any, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self.he_box = SlideBox(viewer, "The H&E slide")
+        self.ihc_box = SlideBox(viewer, "The IHC slide of the same block")
+        self.swap_button = QToolButton()
+        self.swap_button.setText("⇅")
+        self.swap_button.setToolTip("Exchange the two slides")
+        row = QHBoxLayout()
+        row.addWidget(self.ihc_box, 1)
+        row.addWidget(self.swap_button)
+        form = narrow_form(self)
+        form.addRow("H&&E", self.he_box)
+        he_row = _mpp_row(form, "H&&E pixels")
+        form.addRow("IHC", row)
+        self.mpp = {"he": he_row, "ihc": _mpp_row(form, "IHC pixels")}
+        self.he_box.chosen.connect(self._on_slides)
+        self.ihc_box.chosen.connect(self._on_slides)
+        self.swap_button.clicked.connect(self.swap)
+        for _, spin in self.mpp.values():
+            spin.valueChanged.connect(lambda _: self.entered.emit())
+
+    def list_slides(self) -> None:
+        """List the slides as they are now, and suggest a pair."""
+        self.he_box.list_slides()
+        self.ihc_box.list_slides()
+        self.suggest()
+
+    def suggest(self) -> None:
+        """Two different slides, the IHC told by its name where that says so."""
+        slides = [layer for layer in self._viewer.layers if is_slide_layer(layer)]
+        he, ihc = self.he_box.layer, self.ihc_box.layer
+        if len(slides) < 2 or he is None or he != ihc:
+            return
+        stained = [la for la in slides if any(w in la.name.lower() for w in IHC_WORDS)]
+        new_ihc = stained[-1] if stained else slides[-1]
+        new_he = next(la for la in slides if la != new_ihc)
+        self.he_box.setCurrentIndex(slides.index(new_he))
+        self.ihc_box.setCurrentIndex(slides.index(new_ihc))
+
+    def swap(self) -> None:
+        """Exchange the two slides."""
+        he, ihc = self.he_box.currentIndex(), self.ihc_box.currentIndex()
+        self.he_box.setCurrentIndex(ihc)
+        self.ihc_box.setCurrentIndex(he)
+
+    @property
+    def pair(self) -> tuple[Any, Any] | None:
+        """The layers of the H&E and the IHC; None while they are not two."""
+        he, ihc = self.he_box.layer, self.ihc_box.layer
+        return None if he is None or ihc is None or he == ihc else (he, ihc)
+
+    @property
+    def lacks_slides(self) -> bool:
+        """Whether there are no two slides to choose from."""
+        return self.he_box.layer is None or self.he_box.count() < 2
+
+    def missing(self) -> str:
+        """What has to be done before the slides can be aligned; empty if nothing."""
+        if self.lacks_slides or self.ihc_box.layer is None:
+            return "Open both slides to start."
+        if self.pair is None:
+            return "Choose two different slides."
+        for layer, (_, spin) in zip(self.pair, self.mpp.values(), strict=True):
+            if Frame.of_layer(layer).mpp is None and spin.value() < SMALLEST_MPP:
+                return "Enter the pixel size to start."
+        return ""
+
+    def give_sizes(self, pair: tuple[Any, Any]) -> None:
+        """Give layers in pixels the size that was entered."""
+        for layer, (_, spin) in zip(pair, self.mpp.values(), strict=True):
+            frame = Frame.of_layer(layer)
+            if frame.mpp is None:
+                layer.scale = tuple(spin.value() * s for s in frame.scale)
+                layer.units = ("um", "um")
+
+    def let_go(self) -> None:
+        """Follow the viewer no longer."""
+        self.he_box.let_go()
+        self.ihc_box.let_go()
+
+    def _on_slides(self, _layer: Any = None) -> None:
+        layers = (self.he_box.layer, self.ihc_box.layer)
+        for layer, (label, spin) in zip(layers, self.mpp.values(), strict=True):
+            missing = layer is not None and Frame.of_layer(layer).mpp is None
+            label.setVisible(missing)
+            spin.setVisible(missing)
+        self.chosen.emit()
+
+
+def _mpp_row(form: QFormLayout, text: str) -> tuple[QLabel, QDoubleSpinBox]:
+    label, spin = QLabel(text), QDoubleSpinBox()
+    spin.setDecimals(4)
+    spin.setSingleStep(0.01)
+    spin.setRange(0.0, 2.0)
+    spin.setSpecialValueText("please enter")
+    spin.setSuffix(" µm/px")
+    spin.setToolTip(
+        "How wide one pixel is; this slide does not say. 0.25 is usual for a 40× scan, 0.5 for 20×"
+    )
+    form.addRow(label, spin)
+    return label, spin
