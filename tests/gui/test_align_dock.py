@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aligned_pair import HE_MPP, IHC_MPP, known_alignment, pictures
+from aligned_pair import HE_MPP, IHC_MPP, known_alignment, no_threads, pictures
 from viewer_fakes import refuse_cut_labels, slide_image
 
 from napari_celldetr import RESEARCH_USE
@@ -32,33 +32,6 @@ def sections():
 
 
 @pytest.fixture
-def open_pair(make_napari_viewer_proxy, qtbot):
-    """A dock in a real viewer: ``open_pair(he, ihc, mpp=(…)) -> (viewer, dock)``."""
-
-    def make(he=None, ihc=None, *, mpp=(HE_MPP, IHC_MPP), show=False):
-        viewer = make_napari_viewer_proxy(show=show)
-        if he is not None:
-            for name, pixels, size in (("he.svs", he, mpp[0]), ("ihc.svs", ihc, mpp[1])):
-                layer = slide_image(pixels, mpp=size)
-                layer.name = name
-                viewer.add_layer(layer)
-        dock = AlignDock(viewer)
-        viewer.window.add_dock_widget(dock, name="Align slides")
-        return viewer, dock
-
-    yield make
-    gc.collect()
-
-
-@pytest.fixture
-def known(open_pair, notes):
-    """A dock that shows a pair whose alignment is known."""
-    viewer, dock = open_pair(*pictures())
-    dock.take(dock.view, known_alignment())
-    return viewer, dock
-
-
-@pytest.fixture
 def slow_job(monkeypatch):
     """An alignment that goes on until it is stopped; the event tells that it was closed."""
     closed = threading.Event()
@@ -78,14 +51,6 @@ def slow_job(monkeypatch):
 
 def finish(qtbot, dock, timeout=60_000):
     qtbot.waitUntil(lambda: not dock.runs.runner.running, timeout=timeout)
-
-
-def our_threads():
-    return [t.name for t in threading.enumerate() if t.name.startswith("celldetr")]
-
-
-def no_threads(qtbot):
-    qtbot.waitUntil(lambda: not our_threads(), timeout=10_000)
 
 
 def names(viewer):

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from aligned_pair import HE_SIZE, IHC_MPP, known_transform
-from test_align_dock import no_threads, open_pair  # noqa: F401
+from aligned_pair import HE_SIZE, IHC_MPP, known_transform, no_threads
 
 from napari_celldetr.core.progress import drain
 from napari_celldetr.gui.align_job import Aligned, make_veil
@@ -189,7 +188,7 @@ def aligned_from(source):
 
 
 @pytest.fixture
-def slow(open_pair, notes, qtbot):  # noqa: F811
+def slow(open_pair, notes, qtbot):
     """A dock whose H&E is slow to read, and just shown laid on the IHC."""
     viewer, dock = open_pair(picture(), picture(1), mpp=(FINE_MPP, IHC_MPP), show=True)
     source = Source(picture())

@@ -7,11 +7,13 @@ from typing import Any
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QHBoxLayout, QLabel, QToolButton, QWidget
 
-from napari_celldetr.gui.layers import Frame
+from napari_celldetr.gui.layers import SLIDE_KEY, Frame
 from napari_celldetr.gui.parts import SlideBox, narrow_form
 from napari_celldetr.gui.sources import is_slide_layer
 
 SMALLEST_MPP = 0.1
+ENTERED_KEY = "celldetr_mpp_entered"
+"""In the metadata of a layer: the pixel size in µm that was entered for it here."""
 IHC_WORDS = ("ihc", "her2", "her-2", "dab", "ki67", "ki-67", "er_", "pr_", "p53")
 
 
@@ -29,6 +31,8 @@ class PairBox(QWidget):
         self._viewer = viewer
         self.he_box = SlideBox(viewer, "The H&E slide")
         self.ihc_box = SlideBox(viewer, "The IHC slide of the same block")
+        self._sized: dict[SlideBox, Any] = {}
+        self._tips = {box: box.toolTip() for box in (self.he_box, self.ihc_box)}
         self.swap_button = QToolButton()
         self.swap_button.setText("⇅")
         self.swap_button.setToolTip("Exchange the two slides")
@@ -87,31 +91,56 @@ class PairBox(QWidget):
             return "Open both slides to start."
         if self.pair is None:
             return "Choose two different slides."
+        if _file_of(self.pair[0]) == _file_of(self.pair[1]) is not None:
+            return "Both are the same file. Choose two different slides."
         for layer, (_, spin) in zip(self.pair, self.mpp.values(), strict=True):
-            if Frame.of_layer(layer).mpp is None and spin.value() < SMALLEST_MPP:
+            if _lacks_size(layer) and spin.value() < SMALLEST_MPP:
                 return "Enter the pixel size to start."
         return ""
 
-    def give_sizes(self, pair: tuple[Any, Any]) -> None:
-        """Give layers in pixels the size that was entered."""
+    def give_sizes(self, pair: tuple[Any, Any]) -> bool:
+        """Give layers that do not say it the size that was entered; whether one was changed."""
+        changed = False
         for layer, (_, spin) in zip(pair, self.mpp.values(), strict=True):
-            frame = Frame.of_layer(layer)
-            if frame.mpp is None:
-                layer.scale = tuple(spin.value() * s for s in frame.scale)
+            before = layer.metadata.get(ENTERED_KEY)
+            if _lacks_size(layer) and before != spin.value():
+                scale = Frame.of_layer(layer).scale
+                layer.scale = tuple(spin.value() / (before or 1.0) * s for s in scale)
                 layer.units = ("um", "um")
+                layer.metadata[ENTERED_KEY] = spin.value()
+                changed |= before is not None
+        return changed
 
     def let_go(self) -> None:
         """Follow the viewer no longer."""
         self.he_box.let_go()
         self.ihc_box.let_go()
+        self._sized.clear()
 
     def _on_slides(self, _layer: Any = None) -> None:
-        layers = (self.he_box.layer, self.ihc_box.layer)
-        for layer, (label, spin) in zip(layers, self.mpp.values(), strict=True):
-            missing = layer is not None and Frame.of_layer(layer).mpp is None
+        for box, (label, spin) in zip((self.he_box, self.ihc_box), self.mpp.values(), strict=True):
+            layer = box.layer
+            missing = layer is not None and _lacks_size(layer)
             label.setVisible(missing)
             spin.setVisible(missing)
+            if layer != self._sized.get(box):
+                # What was entered was another slide's.
+                self._sized[box] = layer
+                spin.blockSignals(True)
+                spin.setValue(0.0 if layer is None else layer.metadata.get(ENTERED_KEY, 0.0))
+                spin.blockSignals(False)
+            # Long names are cut in the box.
+            box.setToolTip(self._tips[box] if layer is None else f"{self._tips[box]}: {layer.name}")
         self.chosen.emit()
+
+
+def _lacks_size(layer: Any) -> bool:
+    """Whether a slide does not say itself how large its pixels are."""
+    return ENTERED_KEY in layer.metadata or Frame.of_layer(layer).mpp is None
+
+
+def _file_of(layer: Any) -> Any:
+    return layer.metadata.get(SLIDE_KEY)
 
 
 def _mpp_row(form: QFormLayout, text: str) -> tuple[QLabel, QDoubleSpinBox]:

@@ -13,7 +13,7 @@ from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.gui import collector
 from napari_celldetr.gui.align_choice import PairBox
 from napari_celldetr.gui.align_files import FileBox
-from napari_celldetr.gui.align_job import Aligned, AlignRequest, refuse_same
+from napari_celldetr.gui.align_job import Aligned, AlignRequest
 from napari_celldetr.gui.align_mark_box import LandmarkBox
 from napari_celldetr.gui.align_marks import Marks
 from napari_celldetr.gui.align_pairs import Pairs
@@ -114,6 +114,7 @@ class AlignDock(Dock):
         self.runs.refused.connect(lambda: self.landmark_fold.button.setChecked(True))
         self.runs.ended.connect(self._check_ready)
         self.marks.changed.connect(self._show_marks)
+        self.marks.came_back.connect(lambda: self.landmark_fold.button.setChecked(True))
         self.pairs.leaving.connect(self.marks.end)
         self.pairs.opened.connect(self._on_opened)
         self.pairs.gone.connect(self.runs.forget)
@@ -201,8 +202,10 @@ class AlignDock(Dock):
         if self.runs.running or self.choice.missing() or view is None:
             return None
         try:
-            refuse_same(view.he, view.ihc)
-            self.choice.give_sizes((view.he, view.ihc))
+            if self.choice.give_sizes((view.he, view.ihc)):
+                # What was known was measured with another pixel size.
+                view.take(None)
+                self._show_state()
             he, ihc = (
                 source_of_layer(layer, mpp=Frame.of_layer(layer).mpp)
                 for layer in (view.he, view.ihc)
@@ -233,6 +236,7 @@ class AlignDock(Dock):
                 view.fit()
             show_maps(view)
         self._show_state()
+        self.regions.note_older()
 
     # What is shown ----------------------------------------------------------------------
 
@@ -252,7 +256,7 @@ class AlignDock(Dock):
 
     def show_look(self, look: Look) -> None:
         """Show the slides another way."""
-        if look is Look.HE or look is Look.PLAIN:
+        if look is not Look.BESIDE:
             self.marks.end()
         self._compare()
         self.pairs.show_look(look)
@@ -278,6 +282,7 @@ class AlignDock(Dock):
         if view is not None and view.transform is not None:
             view.set_limit(limit_um)
             self.result.share_label.setText(share_words(view.transform))
+            self.regions.note_older()
             self._show_here()
 
     def _on_move(self, _viewer: Any, event: Any) -> None:

@@ -126,6 +126,8 @@ def _guarded(
     try:
         yield Progress(0, 0, "opening the slides")
         with request.he.open() as he, request.ihc.open() as ihc:
+            if he.identity() == ihc.identity():
+                raise same_slide()
             transform = yield from work(he, ihc)
         yield Progress(0, 0, "preparing the view")
         veil = None
@@ -179,12 +181,11 @@ def on_he(transform: SlideTransform, points: Floats) -> Floats:
         return np.full((len(points), 2), -1e9)
 
 
-def refuse_same(he: object, ihc: object) -> None:
-    """`SlideError` when both choices are one slide."""
-    if he == ihc:
-        raise SlideError(
-            "Both choices are the same slide.",
-            expected="an H&E slide and an IHC slide",
-            found="one slide, chosen twice",
-            remedy="choose the other slide in one of the two boxes",
-        )
+def same_slide() -> SlideError:
+    """Both choices are one slide."""
+    return SlideError(
+        "Both choices are the same slide.",
+        expected="an H&E slide and an IHC slide",
+        found="the same pixels twice",
+        remedy="choose the other slide in one of the two boxes",
+    )

@@ -23,7 +23,7 @@ LOOKS = {
 }
 SLIDERS = {
     Look.BLEND: ("IHC", "H&E"),
-    Look.SWIPE: ("Line", ""),
+    Look.SWIPE: ("H&E", "IHC"),
     Look.CHECKER: ("Fields", ""),
 }
 

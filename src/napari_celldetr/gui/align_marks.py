@@ -4,35 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from napari.utils.notifications import show_info
+from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QWidget
 
+from napari_celldetr.core.errors import CellDETRError
+from napari_celldetr.gui import mark_keeping
 from napari_celldetr.gui.align_files import suffixed, told
 from napari_celldetr.gui.align_mark_box import LandmarkBox
 from napari_celldetr.gui.align_pairs import Pairs
 from napari_celldetr.gui.align_places import Look
+from napari_celldetr.gui.align_view import AlignView
 from napari_celldetr.gui.landmarks import Landmarks, read_landmarks, write_landmarks
 from napari_celldetr.gui.parts import stem_of
 from napari_celldetr.gui.sources import levels_of
 
 CLICK_PX = 4.0
 CSV_FILTER = "Landmarks (*.csv)"
+NOT_KEPT = "Landmarks are lost when the window is closed; save them as a file."
 
 
 class Marks(QObject):
     """Sets, deletes, saves and loads the landmarks of the chosen pair.
 
-    `changed` is sent when the list has to be shown anew.
+    They are kept in the project with each change. `changed` is sent when the list has to be shown
+    anew, `came_back` when landmarks are there that were set in an earlier window.
     """
 
     changed = Signal()
+    came_back = Signal()
 
     def __init__(self, pairs: Pairs, box: LandmarkBox, parent: QWidget) -> None:
         super().__init__(parent)
         self._pairs, self._box, self._window = pairs, box, parent
+        self._places: WeakKeyDictionary[AlignView, Path] = WeakKeyDictionary()
+        pairs.opened.connect(self._bring_back)
         box.setting.connect(self.set)
         box.deleted.connect(self.delete)
         box.visited.connect(self._visit)
@@ -81,14 +90,44 @@ class Marks(QObject):
         if at is None or not _inside(at, layer):
             show_info("Click on one of the two slides.")
             return
-        view.show_marks(view.marks.clicked(side, at))
-        self.changed.emit()
+        self.use(view.marks.clicked(side, at))
 
     def use(self, marks: Landmarks) -> None:
         """Take these landmarks in place of those set so far."""
-        if self._pairs.view is not None:
-            self._pairs.view.show_marks(marks)
+        view = self._pairs.view
+        if view is not None:
+            view.show_marks(marks)
+            self._keep(view)
             self.changed.emit()
+
+    def _keep(self, view: AlignView) -> None:
+        place = self._places.get(view)
+        if place is None:
+            return
+        try:
+            mark_keeping.keep(view.marks, place)
+        except (CellDETRError, OSError) as error:
+            # Once: every further click would say it again.
+            del self._places[view]
+            show_warning(f"{NOT_KEPT} {error}")
+
+    def _bring_back(self) -> None:
+        """Landmarks of this pair that were kept when it was last looked at."""
+        view = self._pairs.view
+        if view is None or view in self._places:
+            return
+        try:
+            self._places[view] = mark_keeping.place_of(view.he, view.ihc)
+            marks = mark_keeping.kept(self._places[view])
+        except (CellDETRError, OSError) as error:
+            show_warning(f"{NOT_KEPT} {error}")
+            return
+        if marks.items:
+            view.show_marks(marks)
+            count = len(marks.items)
+            said = "1 landmark" if count == 1 else f"{count} landmarks"
+            show_info(f"Set earlier on these two slides, and back: {said}.")
+            self.came_back.emit()
 
     def delete(self, rows: list[int]) -> None:
         """Delete landmarks, by their places in the list."""

@@ -13,13 +13,18 @@ from napari_celldetr.gui.align_pairs import Pairs
 from napari_celldetr.gui.align_places import Look
 from napari_celldetr.gui.align_region_box import RegionBox
 from napari_celldetr.gui.align_view import AlignView
-from napari_celldetr.gui.carry import KEPT_COLOR, LINE_PX, Reading, carry_regions
+from napari_celldetr.gui.carry import ALIGNMENT_KEY, KEPT_COLOR, LINE_PX, Reading, carry_regions
 from napari_celldetr.gui.layers import AXES, Frame
 from napari_celldetr.gui.overlay import camera_of
 
 DRAWN_ELSEWHERE = (
     "Where these regions lie cannot be told in this view.",
     "the view in which they were drawn: Side by side, or H&E as scanned",
+)
+
+OLDER = (
+    "Regions that were carried before still follow the earlier alignment and limit. Carry them "
+    "over again, and delete the earlier layers."
 )
 
 
@@ -43,6 +48,12 @@ class Regions(QObject):
         """List the layers with regions."""
         shapes = [layer for layer in self._pairs.viewer.layers if isinstance(layer, Shapes)]
         self._box.show_layers(shapes, aligned=self._aligned)
+
+    def note_older(self) -> None:
+        """Say so where regions lie as another alignment or limit has carried them."""
+        layers = self._pairs.viewer.layers
+        if any(ALIGNMENT_KEY in layer.metadata for layer in layers):
+            self._box.say(OLDER)
 
     def offer_tumour(self) -> None:
         """Offer to look for tumour where there is an alignment."""

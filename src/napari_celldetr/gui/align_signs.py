@@ -72,6 +72,8 @@ class Signs:
             self._own.add(self._points)
         layer = self._points
         layer.data = places
+        # What is added or moved here with napari's own tools would be no landmark.
+        layer.editable = False
         if not len(places):
             return
         colors = [MARK_COLOR if w else HALF_COLOR for w in whole]
