@@ -208,7 +208,7 @@ def test_a_missing_pixel_size_is_asked_for(open_pair, qtbot, notes, slow_job):
     assert spin.isVisibleTo(dock)
     assert label.isVisibleTo(dock)
     assert not dock.choice.mpp["ihc"][1].isVisibleTo(dock)
-    assert "Enter the pixel size" in dock.run_bar.status.text()
+    assert "Enter the pixel size of the H&E" in dock.run_bar.status.text()
     dock.run()
     assert not dock.runs.runner.running
     spin.setValue(HE_MPP)

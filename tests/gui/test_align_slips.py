@@ -141,8 +141,10 @@ def test_regions_of_an_earlier_alignment_are_not_taken_for_those_of_this_one(kno
     if what == "limit":
         dock.result.limit_spin.setValue(9)
     else:
-        dock.take(dock.view, known_alignment())
+        dock.take(dock.view, known_alignment(bent=False))
     assert "Carry them over again" in dock.region_box.said.text()
+    dock.take(dock.view, known_alignment())
+    assert not dock.region_box.said.text()
 
 
 def test_long_names_are_told_in_full(make_napari_viewer_proxy):

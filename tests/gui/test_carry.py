@@ -1,6 +1,7 @@
 """Regions carried from one slide to the other; layers without a viewer."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,34 @@ def test_what_is_lost_is_an_area_of_the_he_whichever_way_it_is_carried(limit_um)
     made = carry_regions(layer, IHC.from_world, transform, frame=HE, inverse=True).layer
     lost = made.metadata[ALIGNMENT_KEY]["excluded_um2"]
     assert lost == pytest.approx(7000 if limit_um < 120 else 0, rel=1e-3)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_region_drawn_over_glass_around_the_tissue_is_judged_by_the_tissue(inverse):
+    transform = known_transform(bent=False)
+    glass = np.ones((8, 12), bool)
+    glass[3:5, 3:6] = False
+    errors = transform.error_map
+    transform = replace(
+        transform,
+        error_map=replace(
+            errors,
+            error_um=np.where(glass, np.nan, errors.error_um),
+            tissue=np.where(glass, 0.0, 1.0),
+        ),
+    )
+    ring = np.array([(110.0, 110.0), (340.0, 110.0), (340.0, 290.0), (110.0, 290.0)])
+    ring = transform.forward(ring) if inverse else ring
+    here, there = (IHC, HE) if inverse else (HE, IHC)
+    layer = regions(here)
+    layer.add_polygons([here.to_world(ring) / here.scale])
+    carried = carry_regions(layer, here.from_world, transform, frame=there, inverse=inverse)
+    assert carried.excluded == 0
+    assert list(carried.layer.features["error_um"]) == [10.0]
+    # With a limit below the tissue's error it is left out all the same.
+    strict = replace(transform, limit_um=5.0)
+    carried = carry_regions(layer, here.from_world, strict, frame=there, inverse=inverse)
+    assert carried.excluded == 1
 
 
 def test_there_and_back_again():

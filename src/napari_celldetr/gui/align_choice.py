@@ -14,6 +14,7 @@ from napari_celldetr.gui.sources import is_slide_layer
 SMALLEST_MPP = 0.1
 ENTERED_KEY = "celldetr_mpp_entered"
 """In the metadata of a layer: the pixel size in µm that was entered for it here."""
+USUAL_MPP = "The slide does not say it. 0.25 is usual for a 40× scan, 0.5 for 20×."
 IHC_WORDS = ("ihc", "her2", "her-2", "dab", "ki67", "ki-67", "er_", "pr_", "p53")
 
 
@@ -88,14 +89,17 @@ class PairBox(QWidget):
     def missing(self) -> str:
         """What has to be done before the slides can be aligned; empty if nothing."""
         if self.lacks_slides or self.ihc_box.layer is None:
-            return "Open both slides to start."
+            one = self.he_box.count() == 1
+            return "Open the other slide to start." if one else "Open both slides to start."
         if self.pair is None:
             return "Choose two different slides."
         if _file_of(self.pair[0]) == _file_of(self.pair[1]) is not None:
             return "Both are the same file. Choose two different slides."
-        for layer, (_, spin) in zip(self.pair, self.mpp.values(), strict=True):
+        for side, layer, (_, spin) in zip(
+            ("H&E", "IHC"), self.pair, self.mpp.values(), strict=True
+        ):
             if _lacks_size(layer) and spin.value() < SMALLEST_MPP:
-                return "Enter the pixel size to start."
+                return f"Enter the pixel size of the {side} to start. {USUAL_MPP}"
         return ""
 
     def give_sizes(self, pair: tuple[Any, Any]) -> bool:
@@ -150,8 +154,6 @@ def _mpp_row(form: QFormLayout, text: str) -> tuple[QLabel, QDoubleSpinBox]:
     spin.setRange(0.0, 2.0)
     spin.setSpecialValueText("please enter")
     spin.setSuffix(" µm/px")
-    spin.setToolTip(
-        "How wide one pixel is; this slide does not say. 0.25 is usual for a 40× scan, 0.5 for 20×"
-    )
+    spin.setToolTip(f"How wide one pixel is. {USUAL_MPP}")
     form.addRow(label, spin)
     return label, spin

@@ -23,7 +23,7 @@ from napari_celldetr.gui.align_regions import Regions
 from napari_celldetr.gui.align_result import ResultBox
 from napari_celldetr.gui.align_runs import AlignRuns
 from napari_celldetr.gui.align_view import AlignView
-from napari_celldetr.gui.align_words import share_words, step_words
+from napari_celldetr.gui.align_words import EMPTY_TEXT, share_words, step_words
 from napari_celldetr.gui.form import ConfigForm
 from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.overlay import camera_of
@@ -35,10 +35,6 @@ from napari_celldetr.pipeline.register import RegisterConfig
 
 CURSOR_MS, CAMERA_MS, SLIDER_MS = 15, 25, 15
 """The newest position is shown at most this often."""
-EMPTY_TEXT = (
-    "Two slides are needed: an H&E and an IHC of the same block. Drag their files into the window, "
-    "or try File › Open Sample › CellDETR › H&E and IHC sections to align."
-)
 
 
 class AlignDock(Dock):
@@ -244,7 +240,7 @@ class AlignDock(Dock):
         """All that depends on the pair and its alignment."""
         view = self.view
         self.result.show_view(view)
-        self.files.save_button.setEnabled(view is not None and view.transform is not None)
+        self.files.show_state(aligned=view is not None and view.transform is not None)
         self._show_marks()
         self.regions.show()
         if not self.runs.running:

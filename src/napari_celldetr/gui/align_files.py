@@ -9,13 +9,13 @@ from typing import Any
 
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QWidget
+from qtpy.QtWidgets import QFileDialog, QGridLayout, QPushButton, QWidget
 
 from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.gui.align_dialog import PhysicalDialog
 from napari_celldetr.gui.align_job import says_lengths
 from napari_celldetr.gui.align_pairs import Pairs
-from napari_celldetr.gui.parts import stem_of
+from napari_celldetr.gui.parts import stem_of, wrapped_label
 from napari_celldetr.pipeline.transform_file import write_transform
 
 FILE_FILTER = (
@@ -33,8 +33,8 @@ class FileBox(QWidget):
     def __init__(self, pairs: Pairs, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._pairs = pairs
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
         self.save_button = QPushButton("Save…")
         self.save_button.setToolTip("Save this alignment, to use it again here or with celldetr")
         self.load_button = QPushButton("Load…")
@@ -42,8 +42,11 @@ class FileBox(QWidget):
             "An alignment saved here, or of another program: elastix, ITK, VALIS (matrix or point "
             "pairs). One without a known error is measured on the slides"
         )
-        row.addWidget(self.save_button)
-        row.addWidget(self.load_button)
+        self.said = wrapped_label("", tooltip="Where the alignment was saved")
+        self.said.setVisible(False)
+        grid.addWidget(self.save_button, 0, 0)
+        grid.addWidget(self.load_button, 0, 1)
+        grid.addWidget(self.said, 1, 0, 1, 2)
         self.save_button.clicked.connect(self._ask_save)
         self.load_button.clicked.connect(self._ask_load)
 
@@ -63,7 +66,18 @@ class FileBox(QWidget):
             target = suffixed(path, ".json")
             with told():
                 write_transform(view.transform, target)
-                show_info(f"{target.name} is saved. Folder: {target.absolute().parent}")
+                text = f"{target.name} is saved. Folder: {target.absolute().parent}"
+                show_info(text)
+                self._say(text)
+
+    def show_state(self, *, aligned: bool) -> None:
+        """Whether there is something to save; what was said of an earlier one no longer holds."""
+        self.save_button.setEnabled(aligned)
+        self._say("")
+
+    def _say(self, text: str) -> None:
+        self.said.setText(text)
+        self.said.setVisible(bool(text))
 
     def _ask_load(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Load alignment", "", FILE_FILTER)

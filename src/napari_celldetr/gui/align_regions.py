@@ -16,6 +16,7 @@ from napari_celldetr.gui.align_view import AlignView
 from napari_celldetr.gui.carry import ALIGNMENT_KEY, KEPT_COLOR, LINE_PX, Reading, carry_regions
 from napari_celldetr.gui.layers import AXES, Frame
 from napari_celldetr.gui.overlay import camera_of
+from napari_celldetr.pipeline.her2.tumour import alignment_of
 
 DRAWN_ELSEWHERE = (
     "Where these regions lie cannot be told in this view.",
@@ -51,9 +52,17 @@ class Regions(QObject):
 
     def note_older(self) -> None:
         """Say so where regions lie as another alignment or limit has carried them."""
-        layers = self._pairs.viewer.layers
-        if any(ALIGNMENT_KEY in layer.metadata for layer in layers):
+        view = self._pairs.view
+        facts = [la.metadata.get(ALIGNMENT_KEY) for la in self._pairs.viewer.layers]
+        known = [f for f in facts if f is not None]
+        if view is None or view.transform is None or not known:
+            return
+        now = alignment_of(view.transform, 0.0)
+        older = [f for f in known if f["he_identity"] == now.he_identity]
+        if any(f["sha256"] != now.sha256 for f in older):
             self._box.say(OLDER)
+        elif self._box.said.text() == OLDER:
+            self._box.say("")
 
     def offer_tumour(self) -> None:
         """Offer to look for tumour where there is an alignment."""

@@ -20,6 +20,10 @@ STEPS = {
     "opening the slides": "Opening the slides",
     "preparing the view": "Preparing the view",
 }
+EMPTY_TEXT = (
+    "Two slides are needed: an H&E and an IHC of the same block. Drag their files into the window, "
+    "or try File › Open Sample › CellDETR › H&E and IHC sections to align."
+)
 LANDMARK_HELP = (
     "What to do: check that both slides are of one block. If they are, press Set landmarks under "
     "Landmarks and click at least three places that you know again on both slides, spread over "
