@@ -14,7 +14,7 @@ from napari_celldetr.gui import align_runs, collector
 from napari_celldetr.gui.align_dock import AlignDock
 from napari_celldetr.gui.align_places import Look
 from napari_celldetr.gui.align_signs import CURSOR_NAME, MARKS_NAME
-from napari_celldetr.gui.align_view import VEIL_NAME
+from napari_celldetr.gui.align_veil import VEIL_NAME
 from napari_celldetr.gui.landmarks import Landmarks
 from napari_celldetr.pipeline.register import RegisterConfig, RegistrationError
 from napari_celldetr.pipeline.transform_file import read_transform, write_transform

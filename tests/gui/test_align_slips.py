@@ -36,6 +36,24 @@ def test_landmarks_come_back_after_the_window_was_closed(open_pair, notes, qtbot
     assert dock.view.marks == Landmarks()
 
 
+@pytest.mark.parametrize("look", [Look.SWIPE, Look.PLAIN])
+def test_a_dock_that_was_closed_goes_on_with_its_alignment(known, look):
+    viewer, dock = known
+    transform = dock.view.transform
+    dock.show_look(look)
+    viewer.window.remove_dock_widget(dock)
+    dock.close()
+    count = len(viewer.layers)
+    again = AlignDock(viewer)
+    viewer.window.add_dock_widget(again, name="Align slides")
+    assert again.view.transform is transform
+    assert again.files.save_button.isEnabled()
+    again.show_look(Look.BLEND)
+    # What the first dock left is used, not added to.
+    assert len(viewer.layers) == count if look is Look.SWIPE else count + 2
+    assert again.view.pyramid.later is again.pairs._maker
+
+
 def test_landmarks_that_cannot_be_kept_are_told_once(open_pair, notes, monkeypatch):
     def full(*_args):
         raise OSError("no space left")

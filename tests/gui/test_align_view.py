@@ -6,9 +6,10 @@ from aligned_pair import HE_MPP, IHC_MPP, known_alignment, pictures
 from napari.components import ViewerModel
 from viewer_fakes import slide_image
 
-from napari_celldetr.gui.align_places import Look
+from napari_celldetr.gui.align_places import TRANSFORM_KEY, Look
 from napari_celldetr.gui.align_signs import CURSOR_NAME, MARKS_NAME
-from napari_celldetr.gui.align_view import TRANSFORM_KEY, VEIL_NAME, AlignView
+from napari_celldetr.gui.align_veil import VEIL_NAME
+from napari_celldetr.gui.align_view import AlignView
 from napari_celldetr.gui.landmarks import Landmarks
 from napari_celldetr.gui.sources import is_slide_layer
 from napari_celldetr.gui.warp_masks import WHOLE, Checker, Swipe

@@ -38,6 +38,7 @@ def test_a_file_is_known_by_its_name_and_size_wherever_it_lies(tmp_path):
 def test_what_was_set_is_there_again_and_what_was_deleted_is_not():
     place = place_of(*pair())
     assert kept(place) == Landmarks()
+    assert not place.parent.parent.exists()
     keep(MARKS, place)
     assert kept(place_of(*pair())) == MARKS
     keep(Landmarks(), place)
@@ -47,6 +48,7 @@ def test_what_was_set_is_there_again_and_what_was_deleted_is_not():
 
 def test_a_damaged_file_is_told():
     place = place_of(*pair())
+    keep(MARKS, place)
     place.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(TransformError):
         kept(place)

@@ -8,7 +8,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from napari_celldetr.gui.align_places import Look
-from napari_celldetr.gui.align_view import AlignView
+from napari_celldetr.gui.align_view import LEFT_KEY, AlignView
 from napari_celldetr.gui.parts import single_shot
 from napari_celldetr.gui.tumour_find import show_maps
 from napari_celldetr.gui.warped_later import ChunkMaker
@@ -53,11 +53,20 @@ class Pairs(QObject):
         self.view = None
         if pair is not None:
             known = [v for v in self._views if (v.he, v.ihc) == pair]
-            later = self._maker
-            self.view = known[0] if known else AlignView(self.viewer, *pair, later=later)
-            if not known:
-                self._views.append(self.view)
+            self.view = known[0] if known else self._new(pair)
         self.opened.emit()
+
+    def _new(self, pair: tuple[Any, Any]) -> AlignView:
+        """The view of a pair: that which an earlier dock has left in the viewer, or a new one."""
+        left = pair[0].metadata.get(LEFT_KEY)
+        if left is not None and (left.he, left.ihc) == pair:
+            del pair[0].metadata[LEFT_KEY]
+            left.use(self._maker)
+            view: AlignView = left
+        else:
+            view = AlignView(self.viewer, *pair, later=self._maker)
+        self._views.append(view)
+        return view
 
     def forget(self, layer: Any) -> None:
         """A layer was removed: its pairs are no more."""

@@ -19,6 +19,8 @@ from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.sources import levels_of
 from napari_celldetr.gui.warped import WarpedPyramid
 
+TRANSFORM_KEY = "celldetr_transform"
+"""In the metadata of a layer that follows a `SlideTransform`: which."""
 GAP = 0.04
 """Between slides that lie beside each other, of the IHC's width."""
 

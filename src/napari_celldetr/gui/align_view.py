@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from napari.layers import Image, Labels
-from napari.utils.colormaps import DirectLabelColormap
+from napari.layers import Image
 from numpy.typing import NDArray
 
 from napari_celldetr.gui.align_job import Aligned
-from napari_celldetr.gui.align_places import NEEDS_TRANSFORM, Here, Look, PairPlaces
+from napari_celldetr.gui.align_places import NEEDS_TRANSFORM, TRANSFORM_KEY, Here, Look, PairPlaces
 from napari_celldetr.gui.align_signs import Signs
+from napari_celldetr.gui.align_veil import VeilLayer
 from napari_celldetr.gui.around import around
 from napari_celldetr.gui.landmarks import Landmarks
 from napari_celldetr.gui.layers import Frame
@@ -29,11 +29,9 @@ from napari_celldetr.gui.warped import WarpedPyramid
 from napari_celldetr.gui.warped_level import Later
 from napari_celldetr.pipeline.warp import Mover
 
-TRANSFORM_KEY = "celldetr_transform"
-"""In the metadata of the H&E's layer on the IHC: the `SlideTransform` it follows."""
+LEFT_KEY = "celldetr_align_view"
+"""In the metadata of an H&E's layer: the `AlignView` that a closed dock left, to go on with."""
 FILLED = 0.95
-VEIL_COLOR = (0.25, 0.25, 0.25, 1.0)
-VEIL_NAME = "Not aligned well enough"
 
 Bytes = NDArray[np.uint8]
 
@@ -61,9 +59,9 @@ class AlignView(PairPlaces):
         self._eyes: tuple[bool, bool] | None = None
         self._own = OwnLayers(viewer)
         self._signs = Signs(self, self._own)
+        self._veil = VeilLayer(self, self._own)
         self._later = later
         self._picture: Any = None
-        self._veil: Any = None
 
     @property
     def picture(self) -> Any | None:
@@ -85,7 +83,7 @@ class AlignView(PairPlaces):
         self._show_picture()
         self.he.visible = look is Look.HE
         self.ihc.visible = look is not Look.HE
-        self._show_veil()
+        self._veil.show(above=(self.he, self.ihc, self._picture))
         self.show_marks(self.marks)
         self.show_cursor(None)
 
@@ -93,14 +91,14 @@ class AlignView(PairPlaces):
         """Show another alignment of the same pair, or none."""
         self.aligned = aligned
         self._remove_picture()
-        self._remove_veil()
+        self._veil.remove()
         if self.is_shown:
             self.show(self.look)
 
     def hide(self) -> None:
         """Take everything of ours away; the slides are shown as they were."""
         self._signs.remove()
-        self._remove_veil()
+        self._veil.remove()
         self._remove_picture()
         eyes, self._eyes = self._eyes, None
         for layer, eye in zip((self.he, self.ihc), eyes or (), strict=False):
@@ -110,14 +108,21 @@ class AlignView(PairPlaces):
 
     def leave(self) -> None:
         """Leave a finished alignment in the viewer, laid on the IHC; take the rest away."""
+        if self.transform is not None:
+            self.he.metadata[LEFT_KEY] = self
         if self.transform is None or not self.is_shown:
             self.hide()
-            return
-        self.show(Look.BLEND)
-        self._signs.remove()
+        else:
+            self.show(Look.BLEND)
+            self._signs.remove()
+        # Nobody is there any more to show what comes later.
+        self.use(None)
+
+    def use(self, later: Later | None) -> None:
+        """Let somebody else make what the H&E's picture lacks."""
+        self._later = later
         if self.pyramid is not None:
-            # Nobody is there any more to show what comes later.
-            self.pyramid.later = None
+            self.pyramid.later = later
 
     # The picture ------------------------------------------------------------------------
 
@@ -232,36 +237,7 @@ class AlignView(PairPlaces):
         self.aligned = replace(self.aligned, transform=transform)
         if self._own.there(self._picture) and TRANSFORM_KEY in self._picture.metadata:
             self._picture.metadata[TRANSFORM_KEY] = transform
-        if self._own.there(self._veil):
-            self._veil.data = self._left_out()
-            self._veil.metadata[TRANSFORM_KEY] = transform
-
-    def _left_out(self) -> Bytes:
-        assert self.aligned is not None
-        assert self.aligned.veil is not None
-        return self.aligned.veil.left_out(self.aligned.transform.limit_um)
-
-    def _show_veil(self) -> None:
-        if self.aligned is None or self.aligned.veil is None:
-            return
-        if not self._own.there(self._veil):
-            frame = Frame.of_layer(self.ihc)
-            clear = (0.0, 0.0, 0.0, 0.0)
-            self._veil = Labels(
-                self._left_out(),
-                name=VEIL_NAME,
-                colormap=DirectLabelColormap(color_dict={None: clear, 0: clear, 1: VEIL_COLOR}),
-                opacity=0.55,
-                metadata={TRANSFORM_KEY: self.aligned.transform},
-                **frame.raster_options(self.aligned.veil.factor),
-            )
-            self._own.add(self._veil, above=(self.he, self.ihc, self._picture))
-            self._veil.editable = False
-        self._veil.visible = self.look is not Look.HE
-
-    def _remove_veil(self) -> None:
-        self._own.remove(self._veil)
-        self._veil = None
+        self._veil.follow_limit()
 
     # Cursor, landmarks, camera ----------------------------------------------------------
 

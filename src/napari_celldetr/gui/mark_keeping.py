@@ -11,7 +11,7 @@ import numpy as np
 from napari_celldetr.gui.landmarks import Landmarks, read_landmarks, write_landmarks
 from napari_celldetr.gui.layers import SLIDE_KEY
 from napari_celldetr.gui.sources import levels_of
-from napari_celldetr.pipeline.project import Project
+from napari_celldetr.pipeline.project import Project, default_folder
 
 FOLDER = "landmarks"
 SAMPLED_PX = 256
@@ -19,16 +19,19 @@ SAMPLED_PX = 256
 
 
 def place_of(he: Any, ihc: Any) -> Path:
-    """The file of a pair of slide layers. `AnnotationError` without a project to keep it in."""
-    folder = Project.open().folder / FOLDER
-    folder.mkdir(exist_ok=True)
+    """The file of a pair of slide layers, in the project; it need not be there."""
     name = hashlib.sha256(f"{_known_by(he)}\n{_known_by(ihc)}".encode()).hexdigest()
-    return folder / f"{name[:32]}.csv"
+    return default_folder() / FOLDER / f"{name[:32]}.csv"
 
 
 def keep(marks: Landmarks, place: Path) -> None:
-    """Keep the finished landmarks, or nothing where there are none. `ExportError` if not."""
+    """Keep the finished landmarks, or nothing where there are none.
+
+    `ExportError` if that is not possible, `AnnotationError` without a project to keep them in.
+    """
     if marks.pairs:
+        Project.open(place.parent.parent)
+        place.parent.mkdir(exist_ok=True)
         write_landmarks(marks, place)
     else:
         place.unlink(missing_ok=True)
