@@ -19,7 +19,8 @@ from napari_celldetr.pipeline.her2.networks import NetworkReadings, Networks
 from napari_celldetr.pipeline.her2.reading import Her2Reading
 from napari_celldetr.pipeline.her2.settings import SCORED_UP_TO_MPP, Her2Config
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
-from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
+from napari_celldetr.pipeline.her2.stain_kind import StainKind
+from napari_celldetr.pipeline.her2.tumour_areas import Refusal, Tumour
 from napari_celldetr.pipeline.her2.zones import Zone
 from napari_celldetr.slides.slide import Slide
 
@@ -76,6 +77,8 @@ class Her2Result:
     given : bool
         Whether nuclei were given, and not detected.
     detection : DetectReport or None
+    kinds : tuple of (str, StainKind)
+        "IHC" or "H&E", and what that slide looks stained with.
     notes : tuple of str
     """
 
@@ -96,6 +99,7 @@ class Her2Result:
     asked: Networks = field(default_factory=Networks)
     given: bool = False
     detection: DetectReport | None = None
+    kinds: tuple[tuple[str, StainKind], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -136,11 +140,11 @@ def conclude(result: Her2Result, reading: Her2Reading, rules: Rules | None = Non
         inside=inside,
         assessment=whole,
         regions=tuple(
-            (zone, assessed(result.tumour.inside(judged.centres, zone)))
+            # What is cut out or aligned badly is out of `inside` already.
+            (zone, assessed(inside & zone.contains(judged.centres)))
             for zone in _largest(result.tumour.zones)
         ),
         refusal=refusal,
-        notes=(*result.notes, *_detection_notes(result.detection)),
     )
 
 
@@ -174,10 +178,3 @@ def _largest(zones: Sequence[Zone]) -> list[Zone]:
         return []
     sizes = sorted((zone.area_px for zone in zones), reverse=True)[:MOST_REGIONS]
     return [zone for zone in zones if zone.area_px >= sizes[-1]][:MOST_REGIONS]
-
-
-def _detection_notes(report: DetectReport | None) -> tuple[str, ...]:
-    if report is None:
-        return ()
-    missing = f"{report.failed} tiles failed: their cells are missing."
-    return (*((missing,) if report.failed else ()), *report.warnings)

@@ -27,18 +27,21 @@ from napari_celldetr.pipeline.her2.networks import (
     ask_networks,
     installed_networks,
 )
-from napari_celldetr.pipeline.her2.reading import Her2Reading
+from napari_celldetr.pipeline.her2.placement import refuse_elsewhere
+from napari_celldetr.pipeline.her2.reading import Her2Reading, square_mpp
 from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, conclude, too_coarse
 from napari_celldetr.pipeline.her2.settings import (
     CELLS_UP_TO_MPP,
     Her2Config,
 )
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain, calibrate, estimate_slide_stain
-from napari_celldetr.pipeline.her2.stain_kind import require_stain
-from napari_celldetr.pipeline.her2.tumour import (
+from napari_celldetr.pipeline.her2.stain_kind import StainKind, require_stain
+from napari_celldetr.pipeline.her2.tumour import carried_tumour
+from napari_celldetr.pipeline.her2.tumour_areas import (
     ASSUMED,
+    HE,
+    IHC,
     Tumour,
-    carried_tumour,
     drawn_tumour,
     unconfirmed,
 )
@@ -119,12 +122,14 @@ def score_her2(
     ModelError, ConfigError, JobError
         As `detect` raises them.
     DataError
-        The control is too little, or too far from what is expected.
+        The control is too little, or too far from what is expected; or no tumour area lies on
+        the slide that it was drawn on.
     """
     asked = tumour or TumourRequest()
     chosen = check(config or Her2Config())
+    _refuse_elsewhere(asked, ihc)
     used = networks or _networks(chosen, asked, ihc)
-    told = _require_stains(ihc, asked.he)
+    kinds = _require_stains(ihc, asked.he)
     yield Progress(0, 0, "stains recognised")
     known = yield from _tumour(ihc, asked, chosen, used)
     found = yield from score_tumour(
@@ -139,7 +144,7 @@ def score_her2(
         workspace=workspace,
         fresh=fresh,
     )
-    return replace(found, notes=(*told, *found.notes))
+    return replace(found, kinds=kinds)
 
 
 def score_tumour(
@@ -183,16 +188,25 @@ def _networks(config: Her2Config, asked: TumourRequest, ihc: Slide) -> Networks:
     return installed_networks(config.device, tumour=needed, others=others)
 
 
-def _require_stains(ihc: Slide, he: Slide | None) -> tuple[str, ...]:
-    """What cannot be told of stains; `SlideError` where one slide is surely the other kind."""
-    kinds = [("IHC", require_stain(ihc, "H-DAB"))]
+def _require_stains(ihc: Slide, he: Slide | None) -> tuple[tuple[str, StainKind], ...]:
+    """What the slides look stained with; `SlideError` where one is surely the other kind."""
+    found = [(IHC, require_stain(ihc, "H-DAB"))]
     if he is not None:
-        kinds.append(("H&E", require_stain(he, "H&E")))
-    return tuple(
-        f"Whether the {side} slide is one cannot be told from its colours: {found.why}."
-        for side, found in kinds
-        if found.kind == "unknown"
-    )
+        found.append((HE, require_stain(he, "H&E")))
+    return tuple(found)
+
+
+def _refuse_elsewhere(asked: TumourRequest, ihc: Slide) -> None:
+    """`DataError` where the drawn areas lie beside the slide that they were drawn on."""
+    if asked.assumed:
+        return
+    if not asked.on_he:
+        refuse_elsewhere(asked.zones, ihc.size, ihc.name)
+    elif asked.he is not None:
+        refuse_elsewhere(asked.zones, asked.he.size, asked.he.name)
+    elif (pair := asked.transform) is not None and pair.ihc.identity == ihc.identity():
+        # A transform of other slides is a reason for no score, and not the areas' fault.
+        refuse_elsewhere(asked.zones, pair.he.size, pair.he.name)
 
 
 def _tumour(
@@ -284,5 +298,4 @@ def _read(
     """Membranes, and which cells must not be counted."""
     measured = yield from measure_cells(ihc, cells, stain=stain)
     excluded = yield from find_exclusions(ihc, measured, stain=stain)
-    mpp = float(np.mean(ihc.known_mpp()))
-    return Her2Reading(measured, excluded, mpp)
+    return Her2Reading(measured, excluded, square_mpp(ihc))
