@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from napari_celldetr.core.config import describe
-from napari_celldetr.core.errors import ModelError
 from napari_celldetr.pipeline.her2.placement import reaching_out
 from napari_celldetr.pipeline.her2.result import Her2Result
 from napari_celldetr.pipeline.her2.tumour_areas import IHC, NETWORK
@@ -58,22 +57,8 @@ def size_doubts(result: Her2Result) -> tuple[str, ...]:
     if result.reading is None or result.slide.mpp is None:
         return ()
     cells = result.reading.measured.cells
-    found = check_cells(cells, result.slide.mpp, card=_card(result))
+    found = check_cells(cells, result.slide.mpp, card=result.card)
     return tuple(finding.text for finding in found if finding.level == "doubt")
-
-
-def _card(result: Her2Result) -> Any:
-    """The card of the model that found the nuclei, which says how large they are to it."""
-    from napari_celldetr.nets.card import read_card
-    from napari_celldetr.nets.registry import find_model
-
-    if result.reading is None or not result.reading.measured.cells.source.model:
-        return None
-    try:
-        return read_card(find_model(result.config.model))
-    except ModelError:
-        # Given nuclei may come from a model that is not here: nuclei are then as large as usual.
-        return None
 
 
 def _tumour(result: Her2Result) -> Iterator[str]:

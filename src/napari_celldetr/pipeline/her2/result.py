@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.her2 import Assessment, Cutoffs, JudgedCells, Minimum, assess
 from napari_celldetr.core.regions import Region
+from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.pipeline.detect import DetectReport
 from napari_celldetr.pipeline.her2.coverage import StainCoverage
 from napari_celldetr.pipeline.her2.networks import NetworkReadings, Networks
@@ -77,6 +78,8 @@ class Her2Result:
     given : bool
         Whether nuclei were given, and not detected.
     detection : DetectReport or None
+    card : ModelCard or None
+        Of the model that detected the nuclei.
     kinds : tuple of (str, StainKind)
         "IHC" or "H&E", and what that slide looks stained with.
     notes : tuple of str
@@ -99,6 +102,7 @@ class Her2Result:
     asked: Networks = field(default_factory=Networks)
     given: bool = False
     detection: DetectReport | None = None
+    card: ModelCard | None = None
     kinds: tuple[tuple[str, StainKind], ...] = ()
     notes: tuple[str, ...] = ()
 

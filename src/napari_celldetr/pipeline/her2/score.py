@@ -18,6 +18,8 @@ from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region, bounding_region
 from napari_celldetr.core.transform import SlideTransform
+from napari_celldetr.nets.card import ModelCard, read_card
+from napari_celldetr.nets.registry import find_model
 from napari_celldetr.pipeline.detect import DetectProgress, DetectReport, detect
 from napari_celldetr.pipeline.her2.coverage import stain_coverage
 from napari_celldetr.pipeline.her2.exclusions import find_exclusions
@@ -173,7 +175,14 @@ def score_tumour(
     if nuclei is None:
         nuclei, report = yield from _detected(ihc, tumour, config, predictor, workspace, fresh)
     reading = yield from _read(ihc, nuclei, stain)
-    found = replace(start, stain=stain, control=control, given=cells is not None, detection=report)
+    found = replace(
+        start,
+        stain=stain,
+        control=control,
+        given=cells is not None,
+        detection=report,
+        card=_card(config, predictor) if cells is None else None,
+    )
     done = conclude(found, reading)
     if done.judged is None or not done.counted.any():
         return done
@@ -276,6 +285,10 @@ def _detected(
             return stop.value, report
         report = step.report if isinstance(step, DetectProgress) else report
         yield step
+
+
+def _card(config: Her2Config, predictor: Predictor | None) -> ModelCard:
+    return predictor.card if predictor is not None else read_card(find_model(config.model))
 
 
 def _around(slide: Slide, zones: Sequence[Zone]) -> Region | None:

@@ -178,18 +178,31 @@ def _ring_area(ring: Floats) -> float:
 
 @dataclass(frozen=True)
 class DrawnZones:
-    """What a file says: tumour, what is cut out of it, and how many of which class are left out."""
+    """What a file says: tumour, what is cut out of it, and how many of which class are left out.
+
+    `as_tumour` and `as_cut_out` are the classes that were taken so, with how many areas each has;
+    '' is no class.
+    """
 
     tumour: tuple[Zone, ...]
     cut_out: tuple[Zone, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    as_tumour: Mapping[str, int] = field(default_factory=dict)
+    as_cut_out: Mapping[str, int] = field(default_factory=dict)
 
     def sentence(self) -> str:
-        """What was read, in words for people."""
-        text = f"tumour areas: {len(self.tumour)}"
-        text += f", cut out of them: {len(self.cut_out)}" if self.cut_out else ""
-        others = ", ".join(f"{n} of class {name!r}" for name, n in self.left_out.items())
-        return text + (f"; left out: {others}" if others else "")
+        """What was read, and by which classes, in words for people."""
+        text = f"tumour areas: {len(self.tumour)}{_listed(self.as_tumour)}"
+        if self.cut_out:
+            text += f"; cut out of them: {len(self.cut_out)}{_listed(self.as_cut_out)}"
+        if self.left_out:
+            text += f"; left aside: {sum(self.left_out.values())}{_listed(self.left_out)}"
+        return text
+
+
+def _listed(classes: Mapping[str, int]) -> str:
+    parts = (f"{n} {repr(name) if name else 'without a class'}" for name, n in classes.items())
+    return f" ({', '.join(parts)})" if classes else ""
 
 
 def read_zones(path: str | Path) -> DrawnZones:
@@ -197,7 +210,8 @@ def read_zones(path: str | Path) -> DrawnZones:
     source = Path(path)
     content = _read_json(source)
     found: dict[str, list[Zone]] = {"tumour": [], "cut_out": []}
-    left_out: Counter[str] = Counter()
+    classes: dict[str, Counter[str]] = {k: Counter() for k in ("tumour", "cut_out", "other")}
+    left_out = classes["other"]
     try:
         offset = _offset(content)
         for feature in _features(content):
@@ -208,7 +222,9 @@ def read_zones(path: str | Path) -> DrawnZones:
             elif kind == "other":
                 left_out[word[:40]] += 1
             else:
-                found[kind] += _zones(geometry, _name(feature, word), offset)
+                zones = _zones(geometry, _name(feature, word), offset)
+                found[kind] += zones
+                classes[kind][word[:40]] += len(zones)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _refused(source, f"{type(error).__name__}: {str(error)[:120]}") from error
     except AnnotationError as error:
@@ -216,7 +232,13 @@ def read_zones(path: str | Path) -> DrawnZones:
     if not found["tumour"]:
         others = ", ".join(left_out) or "nothing"
         raise _refused(source, f"no area of invasive tumour, but {others}")
-    return DrawnZones(tuple(found["tumour"]), tuple(found["cut_out"]), dict(left_out))
+    return DrawnZones(
+        tuple(found["tumour"]),
+        tuple(found["cut_out"]),
+        dict(left_out),
+        dict(classes["tumour"]),
+        dict(classes["cut_out"]),
+    )
 
 
 def _kind(word: str) -> str:
