@@ -12,7 +12,7 @@ from napari_celldetr.core.config import describe
 from napari_celldetr.pipeline.her2.placement import reaching_out
 from napari_celldetr.pipeline.her2.result import Her2Result
 from napari_celldetr.pipeline.her2.tumour_areas import IHC, NETWORK
-from napari_celldetr.pipeline.self_check import check_cells
+from napari_celldetr.pipeline.self_check import check_cells, check_sureness, is_far
 
 
 def score_caveats(result: Her2Result) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def score_caveats(result: Her2Result) -> tuple[str, ...]:
         *_own("Minimum", result.rules.minimum),
         *_missing(result),
         *stain_doubts(result),
-        *size_doubts(result),
+        *size_doubts(result, clear=True),
     )
 
 
@@ -52,12 +52,18 @@ def stain_doubts(result: Her2Result) -> tuple[str, ...]:
     )
 
 
-def size_doubts(result: Her2Result) -> tuple[str, ...]:
-    """What the nuclei say against the pixel size."""
+def size_doubts(result: Her2Result, *, clear: bool = False) -> tuple[str, ...]:
+    """What the nuclei say against the pixel size; `clear` leaves out what odd tissue may be."""
     if result.reading is None or result.slide.mpp is None:
         return ()
     cells = result.reading.measured.cells
-    found = check_cells(cells, result.slide.mpp, card=result.card)
+    mpp, card = result.slide.mpp, result.card
+    found = []
+    if not clear or is_far(cells, mpp, card=card):
+        found += check_cells(cells, mpp, card=card)
+    if card is not None:
+        # Given nuclei may have scores of anyone's.
+        found += check_sureness(cells, mpp, card=card)
     return tuple(finding.text for finding in found if finding.level == "doubt")
 
 

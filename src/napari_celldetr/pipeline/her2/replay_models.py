@@ -11,6 +11,7 @@ from napari_celldetr.pipeline.her2.content import NUCLEI_ROLE, PIXEL_ROLE, STAIN
 from napari_celldetr.pipeline.her2.networks import Networks
 
 Models = Mapping[str, Mapping[str, Any]]
+SAME_VERSION = "install the version of the package that wrote the report"
 
 
 def check_models(content: Content, networks: Networks | None, predictor: Predictor | None) -> None:
@@ -21,16 +22,17 @@ def check_models(content: Content, networks: Networks | None, predictor: Predict
     """
     models = models_of(content)
     if NUCLEI_ROLE in models and content["nuclei"]["source"] == "detected":
-        found = _installed(content["config"]["model"]) if predictor is None else predictor.card
-        _check(models[NUCLEI_ROLE], found, "give the folder of the model with --model")
+        name, remedy = content["config"]["model"], "give the folder of the model with --model"
+        card = _installed(name, remedy) if predictor is None else predictor.card
+        _check(models[NUCLEI_ROLE], card, remedy)
     for role, given in (
         (STAIN_ROLE, networks and networks.stain),
         (PIXEL_ROLE, networks and networks.pixels),
     ):
         if role not in models or (networks is not None and given is None):
             continue
-        card = given.card if given else _installed(models[role]["name"])
-        _check(models[role], card, "install the version of the package that wrote the report")
+        card = given.card if given else _installed(models[role]["name"], SAME_VERSION)
+        _check(models[role], card, SAME_VERSION)
 
 
 def models_of(content: Content) -> Models:
@@ -50,11 +52,16 @@ def same_networks(models: Models, device: str) -> Networks:
     )
 
 
-def _installed(name: object) -> Any:
+def _installed(name: object, remedy: str) -> Any:
     from napari_celldetr.nets.card import read_card
     from napari_celldetr.nets.registry import find_model
 
-    return read_card(find_model(str(name)))
+    try:
+        return read_card(find_model(str(name)))
+    except ModelError as error:
+        raise ModelError(
+            error.message, expected=error.expected, found=error.found, remedy=remedy
+        ) from error
 
 
 def _check(model: Mapping[str, Any], card: Any, remedy: str) -> None:
