@@ -52,6 +52,9 @@ def test_a_slide_is_scored_with_the_shipped_model(folder, scored, capsys):
     assert found["tumour_confirmed"] is True
     assert found["models"][0]["name"] == "celldetr-ihc"
     assert found["detection"]["failed"] == 0
+    # Nothing is doubted of a slide as it should be.
+    assert found["score_notes"] == []
+    assert found["notes"] == []
     # Again, from stored tiles: the same figures.
     _, again = her2(folder, "--regions", folder / "tumour.geojson", out="again.json")
     said = capsys.readouterr()

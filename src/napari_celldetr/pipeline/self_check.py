@@ -43,11 +43,15 @@ at 8 and 0 % of the right ones.
 FEWEST = 50
 """Fewer cells say nothing."""
 FAR_UM = 3.5, 12.0
-"""Median box beyond which a pixel size is wrong for all that is known: see `is_far`."""
+"""Median box beyond which the pixel size is wrong, and not the tissue odd; see `SURE`."""
 SURE = 0.10
 """How far above the model's score threshold the median nucleus lies at least, in H-DAB.
 
-PLACEHOLDER
+Measured with the shipped model on 24 fields of endometrium (8 of them seen in training) and two
+Ki67 slides, at least 50 nuclei each. Outside `FAR_UM` or less sure than this were 1 of 25 at the
+true pixel size (8 fields more are outside `CLEAR_UM`), 20 of 24 at half of it, for their size; of
+the endometrium 3 of 24 at twice and 24 of 24 at four times, for the scores alone: median scores
+there were .40 to .44, against .44 to .83 at the true size.
 """
 _NUCLEUS_UM = 6.0
 """What the ranges above belong to; a card may name another typical nucleus."""
