@@ -17,7 +17,7 @@ from napari_celldetr.pipeline.her2.outline import ANGLES
 from napari_celldetr.pipeline.her2.palette import NOT_COUNTED, SCORE_COLORS, Rgb
 from napari_celldetr.pipeline.her2.pixel_map import render_cells
 from napari_celldetr.pipeline.her2.result import Her2Result
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 from napari_celldetr.pipeline.legend import Font, scale_bar
 from napari_celldetr.slides.slide import Slide
 

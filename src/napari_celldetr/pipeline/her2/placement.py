@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.pipeline.her2.zone_area import share_on_slide
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 
 ALL = 0.999
 """Share of an area on the slide from which on a stroke beyond its edge is not worth a word."""

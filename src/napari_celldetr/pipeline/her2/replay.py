@@ -33,7 +33,7 @@ from napari_celldetr.pipeline.her2.seal import SEAL, ReportError
 from napari_celldetr.pipeline.her2.settings import Her2Config
 from napari_celldetr.pipeline.her2.stain_kind import StainKind, require_stain
 from napari_celldetr.pipeline.her2.tumour_areas import HE, IHC, Alignment, Refusal, Tumour
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 from napari_celldetr.slides.slide import Slide
 
 __all__ = ["Difference", "Replay", "check_slide", "compare", "replay"]

@@ -22,7 +22,7 @@ from napari_celldetr.pipeline.her2.settings import SCORED_UP_TO_MPP, Her2Config
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.pipeline.her2.stain_kind import StainKind
 from napari_celldetr.pipeline.her2.tumour_areas import Refusal, Tumour
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 from napari_celldetr.slides.slide import Slide
 
 MOST_REGIONS = 50

@@ -6,7 +6,7 @@ Whatever could be measured is in the result, whether there is a score or not.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,6 @@ from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region, bounding_region
-from napari_celldetr.core.transform import SlideTransform
 from napari_celldetr.nets.card import ModelCard, read_card
 from napari_celldetr.nets.registry import find_model
 from napari_celldetr.pipeline.detect import DetectProgress, DetectReport, detect
@@ -29,7 +28,6 @@ from napari_celldetr.pipeline.her2.networks import (
     ask_networks,
     installed_networks,
 )
-from napari_celldetr.pipeline.her2.placement import refuse_elsewhere
 from napari_celldetr.pipeline.her2.reading import Her2Reading, square_mpp
 from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, conclude, too_coarse
 from napari_celldetr.pipeline.her2.settings import (
@@ -37,48 +35,22 @@ from napari_celldetr.pipeline.her2.settings import (
     Her2Config,
 )
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain, calibrate, estimate_slide_stain
-from napari_celldetr.pipeline.her2.stain_kind import StainKind, require_stain
-from napari_celldetr.pipeline.her2.tumour import carried_tumour
-from napari_celldetr.pipeline.her2.tumour_areas import (
-    ASSUMED,
-    HE,
-    IHC,
-    Tumour,
-    drawn_tumour,
-    unconfirmed,
+from napari_celldetr.pipeline.her2.tumour_areas import Tumour
+from napari_celldetr.pipeline.her2.tumour_request import (
+    TumourRequest,
+    find_tumour,
+    refuse_tumour_elsewhere,
+    require_stains,
 )
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.slides.tissue import tissue_mask
+
+__all__ = ["TumourRequest", "score_her2", "score_tumour"]
 
 T = TypeVar("T")
 AROUND_UM = 60.0
 """Nuclei are looked for this far around the tumour: cells at its edge have neighbours outside."""
-
-
-@dataclass(frozen=True, slots=True)
-class TumourRequest:
-    """How the invasive tumour is to be known; the first that is given counts.
-
-    Attributes
-    ----------
-    zones, cut_out : tuple of Zone
-        Drawn by a person, on the H&E slide if `on_he`.
-    on_he : bool
-    he : Slide or None
-        An open H&E slide of the same block; without `zones` a network looks for tumour there.
-    transform : SlideTransform or None
-        From the H&E slide; without it the slides are registered.
-    assumed : bool
-        A person says that all tissue is invasive tumour.
-    """
-
-    zones: tuple[Zone, ...] = ()
-    cut_out: tuple[Zone, ...] = ()
-    on_he: bool = False
-    he: Slide | None = None
-    transform: SlideTransform | None = None
-    assumed: bool = False
 
 
 def score_her2(
@@ -129,11 +101,11 @@ def score_her2(
     """
     asked = tumour or TumourRequest()
     chosen = check(config or Her2Config())
-    _refuse_elsewhere(asked, ihc)
+    refuse_tumour_elsewhere(asked, ihc)
     used = networks or _networks(chosen, asked, ihc)
-    kinds = _require_stains(ihc, asked.he)
+    kinds = require_stains(ihc, asked.he)
     yield Progress(0, 0, "stains recognised")
-    known = yield from _tumour(ihc, asked, chosen, used)
+    known = yield from find_tumour(ihc, asked, chosen, used)
     found = yield from score_tumour(
         ihc,
         known,
@@ -195,53 +167,6 @@ def _networks(config: Her2Config, asked: TumourRequest, ihc: Slide) -> Networks:
     needed = asked.he is not None and not asked.zones and not asked.assumed
     others = config.networks and ihc.mpp is not None
     return installed_networks(config.device, tumour=needed, others=others)
-
-
-def _require_stains(ihc: Slide, he: Slide | None) -> tuple[tuple[str, StainKind], ...]:
-    """What the slides look stained with; `SlideError` where one is surely the other kind."""
-    found = [(IHC, require_stain(ihc, "H-DAB"))]
-    if he is not None:
-        found.append((HE, require_stain(he, "H&E")))
-    return tuple(found)
-
-
-def _refuse_elsewhere(asked: TumourRequest, ihc: Slide) -> None:
-    """`DataError` where the drawn areas lie beside the slide that they were drawn on."""
-    if asked.assumed:
-        return
-    if not asked.on_he:
-        refuse_elsewhere(asked.zones, ihc.size, ihc.name)
-    elif asked.he is not None:
-        refuse_elsewhere(asked.zones, asked.he.size, asked.he.name)
-    elif (pair := asked.transform) is not None and pair.ihc.identity == ihc.identity():
-        # A transform of other slides is a reason for no score, and not the areas' fault.
-        refuse_elsewhere(asked.zones, pair.he.size, pair.he.name)
-
-
-def _tumour(
-    ihc: Slide, asked: TumourRequest, config: Her2Config, networks: Networks
-) -> Generator[Progress, None, Tumour]:
-    if asked.assumed:
-        return Tumour(ASSUMED)
-    if asked.zones and not asked.on_he:
-        return drawn_tumour(asked.zones, asked.cut_out)
-    if asked.he is None and asked.transform is None:
-        return unconfirmed()
-    refusal = None if ihc.mpp else too_coarse(ihc)
-    if refusal is not None:
-        return Tumour(refusal=refusal)
-    return (
-        yield from carried_tumour(
-            asked.he,
-            ihc,
-            asked.transform,
-            zones=asked.zones,
-            cut_out=asked.cut_out,
-            predictor=networks.tumour,
-            tumour_from=config.tumour_from,
-            limit_um=config.limit_um,
-        )
-    )
 
 
 def _covered(start: Her2Result) -> Generator[Progress, None, Her2Result]:

@@ -36,7 +36,7 @@ from napari_celldetr.pipeline.her2.tumour_areas import (
     unconfirmed,
 )
 from napari_celldetr.pipeline.her2.zone_area import covered_px, share_on_slide
-from napari_celldetr.pipeline.her2.zones import Zone, contained, zones_of_mask
+from napari_celldetr.pipeline.her2.zone_shapes import Zone, contained, zones_of_mask
 from napari_celldetr.pipeline.register import (
     RegisterConfig,
     RegistrationError,

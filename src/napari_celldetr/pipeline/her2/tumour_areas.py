@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_celldetr.pipeline.her2.patch_shares import PatchShares
-from napari_celldetr.pipeline.her2.zones import Zone, contained
+from napari_celldetr.pipeline.her2.zone_shapes import Zone, contained
 
 DRAWN, CARRIED, NETWORK, ASSUMED, NOBODY = "drawn", "carried", "network", "assumed", "none"
 WORDS = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 
 LINES = 4096
 Floats = NDArray[np.float64]
