@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -48,7 +47,6 @@ from napari_celldetr.slides.tissue import tissue_mask
 
 __all__ = ["TumourRequest", "score_her2", "score_tumour"]
 
-T = TypeVar("T")
 AROUND_UM = 60.0
 """Nuclei are looked for this far around the tumour: cells at its edge have neighbours outside."""
 
