@@ -20,7 +20,7 @@ from napari_celldetr.gui.her2_state import Her2State
 from napari_celldetr.pipeline.her2.coverage import StainCoverage, stain_coverage
 from napari_celldetr.pipeline.her2.exclusions import find_exclusions
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
-from napari_celldetr.pipeline.her2.reading import Her2Reading
+from napari_celldetr.pipeline.her2.reading import Her2Reading, square_mpp
 from napari_celldetr.pipeline.her2.result import Control, too_coarse
 from napari_celldetr.pipeline.her2.slide_stain import (
     SlideStain,
@@ -122,7 +122,7 @@ def _measure(
     if excluding:
         excluded = yield from _timed(find_exclusions(slide, measured, stain=stain), started)
     yield Progress(0, 0, "Judging the cells…")
-    reading = Her2Reading(measured, excluded, float(np.mean(slide.known_mpp())))
+    reading = Her2Reading(measured, excluded, square_mpp(slide))
     return Her2State(reading, stain=stain, refused=too_coarse(slide))
 
 

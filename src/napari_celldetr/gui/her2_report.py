@@ -29,7 +29,8 @@ from napari_celldetr.pipeline.her2.report import write_report
 from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, conclude
 from napari_celldetr.pipeline.her2.settings import Her2Config
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
-from napari_celldetr.pipeline.her2.tumour import Tumour
+from napari_celldetr.pipeline.her2.stain_kind import require_stain
+from napari_celldetr.pipeline.her2.tumour_areas import IHC, Tumour
 
 FILTERS = ("Page with pictures (*.html)", "JSON (*.json)")
 REPORT_TEXT = "Report…"
@@ -92,6 +93,7 @@ def report_job(request: ReportRequest) -> Job[Path]:
             request.stain,
             control=request.control,
             given=True,
+            kinds=((IHC, require_stain(slide, "H-DAB")),),
         )
         done = conclude(start, request.reading)
         import_triton_apart()

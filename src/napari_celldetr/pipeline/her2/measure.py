@@ -159,7 +159,8 @@ def _kept(
     step: NDArray[Any],
 ) -> _Part:
     """The tile's own cells, in level-0 px, neighbours by their row in the slide's table."""
-    scale = np.float32(step.mean())
+    # Where pixels are not square, an outline keeps its area.
+    scale = np.float32(np.sqrt(step.prod()))
     facing = outlines.neighbours[own]
     neighbours = np.where(facing == NOBODY, NOBODY, near[facing])
     drawn = Outlines(

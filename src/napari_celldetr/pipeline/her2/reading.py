@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from napari_celldetr.core.her2 import Cutoffs, JudgedCells, classify_cells
 from napari_celldetr.pipeline.her2.measure import Her2Cells
 from napari_celldetr.pipeline.her2.outline import RAYS, Outlines
+from napari_celldetr.slides.slide import Slide
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +24,7 @@ class Her2Reading:
     excluded : (N,) int8
         Codes of `Exclusion`; 0 counts.
     mpp : float
-        µm per level-0 px.
+        µm per level-0 px, as `square_mpp` gives it.
     """
 
     measured: Her2Cells
@@ -50,3 +52,12 @@ def cell_areas(outlines: Outlines) -> NDArray[np.float32]:
     following = np.roll(outlines.radii, -1, axis=1)
     halves = (outlines.radii * following).sum(axis=1) * np.sin(2 * np.pi / RAYS) / 2
     return np.asarray(halves, np.float32)
+
+
+def square_mpp(slide: Slide) -> float:
+    """µm per level-0 px in one number: the side of a square as large as a pixel.
+
+    So that areas come out right on slides whose pixels are not square. `SlideError` where the
+    pixel size is not known.
+    """
+    return math.sqrt(math.prod(slide.known_mpp()))
