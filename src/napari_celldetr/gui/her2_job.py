@@ -79,8 +79,9 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
             if 0 < len(early) < len(cells):
                 state = yield from _measure(slide, early, stain, started)
                 yield MeasureStep(0, 0, "Measuring all other cells…", early=state)
-        state = yield from _measure(slide, cells, stain, started, excluding=True)
-        state.control = request.control
+        state = yield from _measure(
+            slide, cells, stain, started, control=request.control, excluding=True
+        )
     return Measured(state)
 
 
@@ -114,6 +115,7 @@ def _measure(
     stain: SlideStain,
     started: float,
     *,
+    control: Control | None = None,
     excluding: bool = False,
 ) -> Generator[Progress, None, Her2State]:
     """The cells ready to be asked; `excluding` leaves out those that must not be counted."""
@@ -123,7 +125,7 @@ def _measure(
         excluded = yield from _timed(find_exclusions(slide, measured, stain=stain), started)
     yield Progress(0, 0, "Judging the cells…")
     reading = Her2Reading(measured, excluded, float(np.mean(slide.known_mpp())))
-    return Her2State(reading, stain=stain, refused=too_coarse(slide))
+    return Her2State(reading, stain=stain, refused=too_coarse(slide), control=control)
 
 
 def _timed(job: Job[T], started: float) -> Generator[Progress, None, T]:

@@ -248,7 +248,7 @@ def _carried(
         tuple(moved),
         tuple(carry(zone, transform) for zone in cut_out),
         tuple(carry(zone, transform) for zone in bad),
-        alignment=_alignment(transform, lost),
+        alignment=alignment_of(transform, lost),
         map=answers,
     )
     whole = sum(z.area_px for z in zones) * float(np.prod(transform.he.mpp))
@@ -304,7 +304,8 @@ def _lost_um2(zones: Sequence[Zone], cut_out: Sequence[Zone], transform: SlideTr
     return share * whole
 
 
-def _alignment(transform: SlideTransform, lost_um2: float) -> Alignment:
+def alignment_of(transform: SlideTransform, lost_um2: float = 0.0) -> Alignment:
+    """What a report says of a registration; `lost_um2` is the carried tumour left out for it."""
     errors = None if transform.error_map is None else transform.error_map
     typical = None
     if errors is not None and (known := np.isfinite(errors.error_um) & (errors.tissue > 0)).any():
