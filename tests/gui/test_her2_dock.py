@@ -16,10 +16,10 @@ from napari_celldetr.core.her2 import Cutoffs, assess
 from napari_celldetr.core.progress import drain
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.carry import CARRIED_KEY, SOURCE_KEY
+from napari_celldetr.gui.her2_cutoffs import in_order
 from napari_celldetr.gui.her2_dock import EMPTY_TEXT, Her2Dock
 from napari_celldetr.gui.her2_layers import Show
 from napari_celldetr.gui.her2_network import NetworkMap
-from napari_celldetr.gui.her2_parts import in_order
 from napari_celldetr.gui.her2_tumour import ALL_KEY, LAYER_KEY, NOTHING_KEY, areas_of
 from napari_celldetr.gui.her2_where import TUMOUR_LAYER
 from napari_celldetr.gui.layers import Frame, point_data, slide_layer

@@ -22,7 +22,9 @@ from napari_celldetr.gui.her2_job import (
     coverage_job,
     measure_job,
 )
+from napari_celldetr.gui.her2_keeping import keep_in
 from napari_celldetr.gui.her2_nuclei import Search, search_for
+from napari_celldetr.gui.her2_report import config_of
 from napari_celldetr.gui.her2_words import error_words
 from napari_celldetr.gui.panel import JobRunner, RunBar
 from napari_celldetr.gui.session import SlideSession
@@ -114,7 +116,9 @@ class Her2Runs(QObject):
             self._end(NO_CELLS)
             return
         source = source_of_layer(session.layer, mpp=session.frame.mpp)
-        request = MeasureRequest(source, session.snapshot(), session.view(), control)
+        request = MeasureRequest(
+            source, session.snapshot(), session.view(), control, keep_in(session)
+        )
         self._session = session
         self._bar.show_busy("Reading the membranes…")
         self._reader.start(lambda: measure_job(request))
@@ -124,7 +128,8 @@ class Her2Runs(QObject):
         source = source_of_layer(session.layer, mpp=session.frame.mpp)
         self._session = session
         self._bar.show_busy("Measuring how much is stained…")
-        self._reader.start(lambda: coverage_job(source, tumour, cutoffs))
+        config = config_of(source)
+        self._reader.start(lambda: coverage_job(source, tumour, cutoffs, config))
 
     def stop(self) -> None:
         """Ask for an end. Nuclei found so far and finished tiles stay."""
@@ -164,7 +169,7 @@ class Her2Runs(QObject):
     def _on_all_read(self, result: Measured) -> None:
         self.measured.emit(result)
         if result.state is not None:
-            self._end(f"{len(result.state):,} cells are measured.")
+            self._end(f"{len(result.state):,} cells are measured. {result.problem}".strip())
         else:
             self._end("Coverage is measured by pixels, without cells.")
 
