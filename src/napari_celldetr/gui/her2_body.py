@@ -112,22 +112,26 @@ class Her2Body(QWidget):
         self.results.setVisible(False)
         return self.results
 
-    def _build_tumour(self) -> QHBoxLayout:
+    def _build_tumour(self) -> QVBoxLayout:
         self.tumour_box = short_combo(
             "Where the invasive tumour is: the score counts these cells alone"
         )
-        self.draw_button = QPushButton("Draw…")
+        self.draw_button = QPushButton("Draw tumour…")
         self.draw_button.setToolTip("Then click round the tumour; double click or Esc ends it")
-        self.cut_out_button = QPushButton("Cut out…")
+        self.cut_out_button = QPushButton("Cut out of it…")
         self.cut_out_button.setToolTip(
             "Then click round what lies in the tumour and is none: in situ, necrosis, artefacts"
         )
-        row = QHBoxLayout()
-        row.addWidget(QLabel("Tumour"))
-        row.addWidget(self.tumour_box, 1)
-        row.addWidget(self.draw_button)
-        row.addWidget(self.cut_out_button)
-        return row
+        first, second = QHBoxLayout(), QHBoxLayout()
+        first.addWidget(QLabel("Tumour"))
+        first.addWidget(self.tumour_box, 1)
+        second.addWidget(self.draw_button)
+        second.addWidget(self.cut_out_button)
+        column = QVBoxLayout()
+        column.setSpacing(3)
+        column.addLayout(first)
+        column.addLayout(second)
+        return column
 
     def _build_scope(self) -> QHBoxLayout:
         self.scope = short_combo("What the figures below are of")

@@ -317,7 +317,6 @@ class Her2Dock(Dock):
         layers.frame = session.frame
         self.covered = None
         self.readout.follow(session, state, layers)
-        self.readout.judging.ask()
         layers.take(state)
         self._kept[id(session)] = (session, layers, state)
         if first:

@@ -69,8 +69,9 @@ class Readout:
             return
         body.show_cells(True)
         body.control.show_notes(state.stain.notes)
-        self.refigure()
         self.judging.ask()
+        if self.judging.busy:
+            self.refigure()
 
     def refigure(self) -> None:
         """Another verdict stands."""

@@ -69,7 +69,7 @@ class Verdict:
     @property
     def counted(self) -> Bools:
         """Cells (N,) that count."""
-        return self.in_tumour & (self.judged.excluded == 0)
+        return np.asarray(self.in_tumour & (self.judged.excluded == 0))
 
 
 def verdict_job(reading: Her2Reading, asked: Asked, before: Verdict | None = None) -> Job[Verdict]:

@@ -127,7 +127,7 @@ def read_reading(path: Path, measured_with: MeasuredWith) -> KeptReading:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise _refused("a file that is too large")
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             about = json.loads(bytes(file[ABOUT]))
             if about["kind"] != KIND or about["schema"] != SCHEMA:
                 raise _refused("a file of something else, or of another version")
