@@ -159,7 +159,7 @@ def test_the_whole_path(make_her2, her2_layer, qtbot, tmp_path):
         assert dock.body.bars.texts(score)[1] == f"{told.percent_area[score]:.0f} %"
     target = tmp_path / "report.json"
     dock.write_report(target)
-    qtbot.waitUntil(lambda: not dock.body.reporter.running, timeout=30_000)
+    qtbot.waitUntil(lambda: not dock.body.reporter.running, timeout=90_000)
     report = json.loads(target.read_text())
     assert report["score"] == told.score.score
     assert report["n_cells"] == told.n_cells
@@ -205,6 +205,7 @@ def branches_light_their_cells(viewer, dock):
     assert tuple(camera_of(viewer).center) == before
     values = dock.layers.map.values
     assert np.flatnonzero((values > 0) & (values < 5)).tolist() == rows.tolist()
+    assert dock.body.tree.row(key).answer.text() == "lit on the slide"
     dock.body.tree.row(key).click()
     assert dock.state.branch == ""
     # Far from all cells.

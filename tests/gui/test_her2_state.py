@@ -145,7 +145,7 @@ def test_words_for_a_score(state):
     state.use_tumour(ALL)
     found = state.of_slide()
     assert title_of(found) == "HER2 3+ (positive)"
-    assert any("and it would be 2+." in text for text in doubts_of(found))
+    assert any("it would be 2+." in text for text in doubts_of(found))
     first = found.score.tree[0]
     mark, question, counts = branch_words(first, deciding=True)
     assert mark == "yes → 3+"

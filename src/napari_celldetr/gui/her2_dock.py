@@ -12,10 +12,9 @@ from typing import Any
 from napari.utils.notifications import show_error
 from qtpy.QtWidgets import QWidget
 
-from napari_celldetr.core.errors import CellDETRError, ConfigError
-from napari_celldetr.core.regions import Region
+from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.gui.detect_job import shared_models
-from napari_celldetr.gui.her2_body import TUMOUR_AREAS, WHOLE, Her2Body
+from napari_celldetr.gui.her2_body import TUMOUR_AREAS, Her2Body
 from napari_celldetr.gui.her2_choices import Choices
 from napari_celldetr.gui.her2_job import Measured
 from napari_celldetr.gui.her2_keeping import Her2Keeping, Restored
@@ -31,7 +30,6 @@ from napari_celldetr.gui.panel import Dock
 from napari_celldetr.gui.parts import SlideBox, single_shot, wrapped_label
 from napari_celldetr.gui.session import SlideSession, session_of
 from napari_celldetr.pipeline.her2.result import Control, Her2Result
-from napari_celldetr.pipeline.her2.settings import CELLS_UP_TO_MPP
 from napari_celldetr.pipeline.her2.tumour import Tumour
 
 JUDGE_MS, RENEW_MS = 50, 400
@@ -251,36 +249,15 @@ class Her2Dock(Dock):
             return
         self._ended = ""
         self.keeping.abandon()
+        session, tumour = self.session, self.where.tumour()
+        if session.frame.mpp is None and self.body.mpp_spin.value() >= MIN_MPP:
+            session.use_mpp(self.body.mpp_spin.value())
         try:
-            self._begin(self.session)
+            where = self.body.where.currentData()
+            self.runs.begin(session, where, tumour, self.body.cutoffs.cutoffs)
         except CellDETRError as error:
             show_error(str(error))
             self._on_ended(error.message)
-
-    def _begin(self, session: SlideSession) -> None:
-        if session.frame.mpp is None and self.body.mpp_spin.value() >= MIN_MPP:
-            session.use_mpp(self.body.mpp_spin.value())
-        if session.frame.mpp is None or max(session.frame.mpp) > CELLS_UP_TO_MPP:
-            self.runs.cover(session, self.where.tumour(), self.body.cutoffs.cutoffs)
-        else:
-            self.runs.start(session, self._region(session))
-
-    def _region(self, session: SlideSession) -> Region:
-        whole = Region(0, 0, *session.size)
-        where = self.body.where.currentData()
-        if where == WHOLE:
-            return whole
-        drawn = where == TUMOUR_AREAS
-        asked = bounds_of(self.where.tumour()) if drawn else session.view()
-        found = None if asked is None else asked.intersect(whole)
-        if found is None:
-            raise ConfigError(
-                "Nothing of the slide is there.",
-                expected="a part of the slide",
-                found="none",
-                remedy="move the slide into view, or draw the tumour on it",
-            )
-        return found
 
     def calibrate(self, key: str, expected_od: float) -> None:
         """Measure again, with the stain as strong as it should be in the control `key`."""

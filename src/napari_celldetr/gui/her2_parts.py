@@ -225,7 +225,7 @@ class _BranchRow(QFrame):
         """What the tree says."""
         mark, question, counts = branch_words(branch, deciding=deciding)
         self.is_lit = lit
-        self.answer.setText(mark)
+        self.answer.setText("lit on the slide" if lit else mark)
         self.question.setText(question)
         self.counts.setText(counts)
         border = "#5a8fd6" if deciding else "rgba(128, 128, 128, 80)"
