@@ -180,7 +180,7 @@ class Her2Layers:
 
 
 def show_levels(layer: Any, levels: Sequence[Any]) -> None:
-    """Show arrays whose values are others than before.
+    """Show arrays that are made when they are read, and would be others now.
 
     `refresh` does not do: napari reads the coarsest level once, and keeps it until the data is
     given anew.

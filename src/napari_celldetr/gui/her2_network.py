@@ -20,7 +20,7 @@ from napari_celldetr.core.predictor import PixelPredictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import SlideSource
-from napari_celldetr.gui.her2_layers import MAP_OPACITY, map_colors, show_levels
+from napari_celldetr.gui.her2_layers import MAP_OPACITY, map_colors
 from napari_celldetr.gui.her2_state import Her2State
 from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.overlay import _same_selection
@@ -247,11 +247,9 @@ class NetworkRuns(QObject):
             self._layer.editable = False
 
     def _paint(self) -> None:
-        session, layer, found = self._session, self._layer, self.map
-        if session is None or layer is None or found is None:
-            return
-        if layer in session.viewer.layers:
-            show_levels(layer, found.levels())
+        session, layer = self._session, self._layer
+        if session is not None and layer is not None and layer in session.viewer.layers:
+            layer.refresh(thumbnail=False)
 
     def _on_done(self, found: PixelAgreement) -> None:
         self._paint()
