@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from napari_celldetr.pipeline.her2.tumour import WORDS, alignment_of
 from napari_celldetr.pipeline.warp import Mover, Outline, carry_outline
 
 CARRIED_KEY = "celldetr_carried"
+CLASS_COLUMNS = ("class", "classification", "kind", "name", "label")
+"""Features of shapes that may say what they are."""
 SOURCE_KEY = "source"
 """In what `CARRIED_KEY` holds: who says that this is tumour, where no person drew it."""
 ALIGNMENT_KEY = "celldetr_alignment"
@@ -97,6 +99,7 @@ def carry_regions(
         inverse=inverse,
         zoom=zoom,
         source=source.metadata.get(CARRIED_KEY, {}).get(SOURCE_KEY, ""),
+        said={n: list(source.features[n]) for n in CLASS_COLUMNS if n in source.features},
     )
     return Carried(layer, len(outlines), sum(o.excluded for o in outlines))
 
@@ -111,11 +114,12 @@ def layer_of_outlines(
     inverse: bool = False,
     zoom: float = 1.0,
     source: str = "",
+    said: Mapping[str, list[Any]] | None = None,
 ) -> Any:
     """Carried outlines as a Shapes layer; `name` is that of the layer they come from.
 
     `closed` says which are rings (all, if not given). `source` is a key of the words of who says
-    that this is tumour, where no person drew it.
+    that this is tumour, where no person drew it; `said` are features of their own.
     """
     closed = [True] * len(outlines) if closed is None else closed
     rings = [o.corners[:-1] if c else o.corners for o, c in zip(outlines, closed, strict=True)]
@@ -125,16 +129,19 @@ def layer_of_outlines(
         "from": [f"{side} · {origin}"] * len(outlines),
         "error_um": [o.error_um for o in outlines],
         "left_out": [o.excluded for o in outlines],
+        **(said or {}),
     }
     lost = sum(
         _area_um2(ring, transform, inverse=inverse)
         for ring, outline, is_ring in zip(rings, outlines, closed, strict=True)
         if outline.excluded and is_ring
     )
-    said = {"from": side, "slide": origin, "layer": name}
+    about = {"from": side, "slide": origin, "layer": name}
     if source:
         features["found_by"] = [WORDS[source]] * len(outlines)
-        said |= {SOURCE_KEY: source, "origin": WORDS[source]}
+        about |= {SOURCE_KEY: source, "origin": WORDS[source]}
+    metadata: dict[str, Any] = {CARRIED_KEY: about}
+    metadata[ALIGNMENT_KEY] = asdict(alignment_of(transform, lost))
     return Shapes(
         [ring[:, ::-1] - HALF for ring in rings],
         shape_type=["polygon" if c else "path" for c in closed],
@@ -144,10 +151,7 @@ def layer_of_outlines(
         face_color="transparent",
         edge_width=max(LINE_PX / zoom / frame.scale[0], 1.0),
         features=features,
-        metadata={
-            CARRIED_KEY: said,
-            ALIGNMENT_KEY: asdict(alignment_of(transform, lost)),
-        },
+        metadata=metadata,
         **frame.layer_options(),
     )
 

@@ -13,8 +13,8 @@ from napari_celldetr.core.errors import DataError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.zones import (
     Zone,
-    _kind,
     contained,
+    kind_of,
     read_zones,
     zone_mask,
     zones_of_mask,
@@ -151,4 +151,4 @@ def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path):
     ],
 )
 def test_a_class_that_names_tumour_need_not_be_it(word, kind):
-    assert _kind(word) == kind
+    assert kind_of(word) == kind

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.her2 import Cutoffs, JudgedCells, classify_cells
 from napari_celldetr.pipeline.her2.measure import Her2Cells
+from napari_celldetr.pipeline.her2.membrane import AT_ONCE, Membranes
 from napari_celldetr.pipeline.her2.outline import RAYS, Outlines
 from napari_celldetr.slides.slide import Slide
 
@@ -35,23 +36,35 @@ class Her2Reading:
         return len(self.excluded)
 
     def judged(self, cutoffs: Cutoffs | None = None) -> JudgedCells:
-        """What each cell is with these cut-offs; takes milliseconds."""
+        """What each cell is with these cut-offs; about 3 µs a cell."""
         cut = cutoffs or Cutoffs()
-        found = self.measured.membranes(cut)
+        return self.judged_by(self.measured.membranes(cut), cut, self.areas_um2())
+
+    def judged_by(
+        self, membranes: Membranes, cutoffs: Cutoffs, areas_um2: NDArray[np.float32]
+    ) -> JudgedCells:
+        """The same of membranes and areas (N,) that are known already."""
         return JudgedCells(
             self.measured.outlines.centres,
-            classify_cells(found.intensity, found.completeness, cut),
-            cell_areas(self.measured.outlines) * np.float32(self.mpp**2),
+            classify_cells(membranes.intensity, membranes.completeness, cutoffs),
+            areas_um2,
             self.excluded,
             self.mpp,
         )
 
+    def areas_um2(self) -> NDArray[np.float32]:
+        """Area (N,) of each cell."""
+        return cell_areas(self.measured.outlines) * np.float32(self.mpp**2)
+
 
 def cell_areas(outlines: Outlines) -> NDArray[np.float32]:
     """Area (N,) of each cell, in px² of its outlines."""
-    following = np.roll(outlines.radii, -1, axis=1)
-    halves = (outlines.radii * following).sum(axis=1) * np.sin(2 * np.pi / RAYS) / 2
-    return np.asarray(halves, np.float32)
+    found = np.zeros(len(outlines), np.float32)
+    for start in range(0, len(outlines), AT_ONCE):
+        radii = outlines.radii[start : start + AT_ONCE]
+        halves = (radii * np.roll(radii, -1, axis=1)).sum(axis=1) * np.sin(2 * np.pi / RAYS) / 2
+        found[start : start + AT_ONCE] = halves
+    return found
 
 
 def square_mpp(slide: Slide) -> float:

@@ -235,8 +235,8 @@ def _lost_share(zones: Sequence[Zone], cut_out: Sequence[Zone], transform: Slide
     return 1 - float(transform.trusted(points).mean()) if len(points) else 0.0
 
 
-def alignment_of(transform: SlideTransform, lost_um2: float, outside: str = "") -> Alignment:
-    """What a report says of a transform; `lost_um2` is the carried area that does not count."""
+def alignment_of(transform: SlideTransform, lost_um2: float = 0.0, outside: str = "") -> Alignment:
+    """What a report says of a registration; `lost_um2` is the carried tumour left out for it."""
     errors = None if transform.error_map is None else transform.error_map
     typical = None
     if errors is not None and (known := np.isfinite(errors.error_um) & (errors.tissue > 0)).any():

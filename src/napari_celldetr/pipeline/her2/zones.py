@@ -84,7 +84,7 @@ def read_zones(path: str | Path) -> DrawnZones:
         offset = _offset(content)
         for feature in _features(content):
             geometry, word = _geometry(feature), _class(feature)
-            kind = _kind(word)
+            kind = kind_of(word)
             if geometry.get("type") not in ("Polygon", "MultiPolygon"):
                 left_out[f"{geometry.get('type')} (no polygon)"[:40]] += 1
             elif kind == "other":
@@ -109,7 +109,8 @@ def read_zones(path: str | Path) -> DrawnZones:
     )
 
 
-def _kind(word: str) -> str:
+def kind_of(word: str) -> str:
+    """``tumour``, ``cut_out`` or ``other``: what a class of this name means."""
     # "Tumour in situ" is cut out, so this is asked first.
     if CUT_OUT.search(word):
         return "cut_out"
