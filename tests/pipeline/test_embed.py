@@ -216,7 +216,7 @@ def test_a_file_that_fits_no_cell_is_refused(tmp_path: Path) -> None:
     ("name", "made", "words"),
     [
         ("a.npz", {"embedding": np.full((3, 4), 1e6), "x": np.zeros(3), "y": np.zeros(3)}, "65504"),
-        ("a.npz", {"embedding": np.zeros((3, 4)), "x": np.zeros(2), "y": np.zeros(3)}, "values of x"),
+        ("a.npz", {"embedding": np.zeros((3, 4)), "x": np.zeros(2)}, "2 values of x"),
         ("a.npz", {"x": np.zeros(2), "y": np.zeros(2)}, "columns x, y"),
         ("a.npz", {"embedding": np.zeros((3, 4)).astype(str)}, "columns embedding"),
         ("a.npz", {"embedding": np.array([None], object)}, "ValueError"),
