@@ -19,6 +19,7 @@ from napari_celldetr.pipeline.detect import DetectProgress, detect
 from napari_celldetr.pipeline.embed import embed, write_embeddings
 from napari_celldetr.pipeline.embedding_files import (
     compare_slides,
+    embedding_origin,
     match_embeddings,
     read_cohort,
     read_embeddings,
@@ -239,13 +240,23 @@ def test_what_is_no_table_of_vectors_is_refused(
         match_embeddings(cells(), path)
 
 
-def test_embeddings_of_another_model_are_refused() -> None:
+def test_embeddings_of_another_model_are_refused(tmp_path: Path) -> None:
     table = cells()
-    refuse_other_embeddings(table, size=SIZE, weights_sha256="f" * 64)
-    refuse_other_embeddings(table, size=SIZE, weights_sha256="")
-    for size, weights in [(SIZE + 1, "f" * 64), (SIZE, "e" * 64)]:
+    refuse_other_embeddings(table, size=SIZE, origin="f" * 64)
+    refuse_other_embeddings(table, size=SIZE, origin="")
+    for size, origin in [(SIZE + 1, "f" * 64), (SIZE, "e" * 64)]:
         with pytest.raises(EmbeddingError, match="another model"):
-            refuse_other_embeddings(table, size=size, weights_sha256=weights)
+            refuse_other_embeddings(table, size=size, origin=origin)
+    imported = match_embeddings(table, foreign(table, tmp_path / "a.npz", by="id")).onto(table)
+    # The cells are the same, with the same ids; their embeddings are not the model's any more.
+    assert (cell_ids(imported) == cell_ids(table)).all()
+    assert embedding_origin(imported.source) == "a.npz"
+    with pytest.raises(EmbeddingError, match=r"made by a\.npz"):
+        refuse_other_embeddings(imported, size=SIZE, origin=embedding_origin(table.source))
+    path = foreign(table, tmp_path / "b.npz", by="id")
+    again = match_embeddings(imported, path).onto(imported)
+    with pytest.raises(EmbeddingError, match=r"made by b\.npz"):
+        refuse_other_embeddings(again, size=SIZE, origin="a.npz")
 
 
 # --- cohorts -------------------------------------------------------------------------------------
