@@ -240,6 +240,37 @@ def test_what_is_no_table_of_vectors_is_refused(
         match_embeddings(cells(), path)
 
 
+def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    for second in ([1.0], [1.0, 2, 3], None):
+        lists = pa.array([[1.0, 2], second], pa.list_(pa.float32()))
+        pq.write_table(pa.table({"x": [0.0, 1], "y": [0.0, 1], "embedding": lists}), path)
+        with pytest.raises(EmbeddingError, match="different lengths"):
+            match_embeddings(cells(), path)
+
+
+def test_expressed_genes_are_no_embeddings(tmp_path: Path) -> None:
+    anndata = pytest.importorskip("anndata")
+    sparse = pytest.importorskip("scipy.sparse")
+    path = tmp_path / "genes.h5ad"
+    anndata.AnnData(sparse.csr_matrix((3, 20_000), dtype=np.float32)).write_h5ad(path)
+    with pytest.raises(EmbeddingError, match="20000"):
+        match_embeddings(cells(), path)
+
+
+def test_anndata_of_a_kind_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "odd.h5ad"
+    with h5py.File(path, "w") as file:
+        file["X"] = np.zeros((3, 4))
+        file.create_group("obs").attrs.update({"encoding-type": "odd", "encoding-version": "9"})
+    with pytest.raises(EmbeddingError, match="cannot be read"):
+        match_embeddings(cells(), path)
+
+
 def test_embeddings_of_another_model_are_refused(tmp_path: Path) -> None:
     table = cells()
     refuse_other_embeddings(table, size=SIZE, origin="f" * 64)
