@@ -174,9 +174,8 @@ def matplotlib_lasso(points: Any, ring: Any) -> None:
         return
     began = time.perf_counter()
     Path(ring).contains_points(points)
-    print(
-        f"{'lasso by matplotlib, without drawing':<38} {1000 * (time.perf_counter() - began):7.0f} ms"
-    )
+    took = 1000 * (time.perf_counter() - began)
+    print(f"{'lasso by matplotlib, without drawing':<38} call  {took:7.0f} ms")
 
 
 def points_layer(viewer: Any, points: Any, class_ids: Any) -> None:

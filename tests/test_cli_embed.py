@@ -75,6 +75,28 @@ def test_a_cohort_is_compared(
     assert "of 2 slides" in said
 
 
+def test_vectors_of_another_program_take_the_place_of_the_models(
+    slides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    centres = np.array(CENTRES, float)[:, :2]
+    theirs, out = tmp_path / "theirs.npz", tmp_path / "cells.parquet"
+    np.savez(
+        theirs,
+        embedding=np.arange(2.0 * len(centres)).reshape(-1, 2),
+        x=centres[:, 0],
+        y=centres[:, 1],
+    )
+    words = ["--vectors", str(theirs), *SMALL_TILES]
+    assert main(["embed", slides[0], "-o", str(out), *words]) == Exit.OK
+    cells = read_detections(out)
+    assert cells.embeddings is not None
+    assert cells.embeddings.shape[1] == 2
+    assert cells.source.model.endswith(" with embeddings of theirs.npz")
+    assert "matched by place" in capsys.readouterr().err
+    assert main(["embed", *slides, "-o", str(tmp_path), *words]) == Exit.ERROR
+    assert "one slide with --vectors" in capsys.readouterr().err
+
+
 def test_other_formats_are_refused_before_anything_is_computed(
     slides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,10 +2,12 @@
 
 import gc
 import json
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from aligned_pair import known_transform
 from fakes import FakePredictor, cell_field, fake_card
 from her2_fakes import SIZE, her2_slide, her2_state, nuclei
 from napari.layers import Shapes
@@ -15,19 +17,23 @@ from napari_celldetr.core.edits import delete
 from napari_celldetr.core.her2 import Cutoffs, assess
 from napari_celldetr.core.progress import drain
 from napari_celldetr.core.regions import Region
-from napari_celldetr.gui.carry import CARRIED_KEY, SOURCE_KEY
+from napari_celldetr.gui import her2_judging
+from napari_celldetr.gui.carry import ALIGNMENT_KEY, CARRIED_KEY, SOURCE_KEY
+from napari_celldetr.gui.her2_cutoffs import in_order
 from napari_celldetr.gui.her2_dock import EMPTY_TEXT, Her2Dock
 from napari_celldetr.gui.her2_layers import Show
 from napari_celldetr.gui.her2_network import NetworkMap
-from napari_celldetr.gui.her2_parts import in_order
+from napari_celldetr.gui.her2_readout import BUSY_TEXT
+from napari_celldetr.gui.her2_state import NOT_COUNTED
 from napari_celldetr.gui.her2_tumour import ALL_KEY, LAYER_KEY, NOTHING_KEY, areas_of
 from napari_celldetr.gui.her2_where import TUMOUR_LAYER
 from napari_celldetr.gui.layers import Frame, point_data, slide_layer
 from napari_celldetr.gui.overlay import camera_of
 from napari_celldetr.gui.prepared import prepare
+from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.pipeline.her2.replay import replay
 from napari_celldetr.pipeline.her2.seal import read_report
-from napari_celldetr.pipeline.her2.tumour import NETWORK
+from napari_celldetr.pipeline.her2.tumour import NETWORK, alignment_of
 from napari_celldetr.slides.readers import open_slide
 
 LEFT = np.array([[0, 0], [800, 0], [800, 1200], [0, 1200]], np.float32)
@@ -51,12 +57,17 @@ def make_her2(make_napari_viewer_proxy, qtbot):
     gc.collect()
 
 
-@pytest.fixture
-def her2_layer():
+def new_layer():
     """The generated slide as a layer."""
     from napari.layers import Layer
 
     return Layer.create(*slide_layer(open_slide(her2_slide()[0], probe=False)))
+
+
+@pytest.fixture
+def her2_layer():
+    """The generated slide as a layer."""
+    return new_layer()
 
 
 @pytest.fixture
@@ -68,10 +79,10 @@ def measured(make_her2, her2_layer):
     return viewer, dock
 
 
-def hold_nuclei(dock):
+def hold_nuclei(dock, table=None):
     session = dock.session
     session.start_over(("negative", "positive"), ((0, 0, 255), (255, 0, 0)), 0.5)
-    session.take(prepare(nuclei(), session.size, mpp=0.25))
+    session.take(prepare(nuclei() if table is None else table, session.size, mpp=0.25))
 
 
 def measure(dock, qtbot):
@@ -84,6 +95,23 @@ def draw(viewer, dock, corners=LEFT, name="left"):
     layer = Shapes([point_data(corners)], shape_type="polygon", name=name, **options)
     viewer.add_layer(layer)
     dock.where.choose(LAYER_KEY + name)
+
+
+def carry(viewer, dock):
+    """The left from the H&E slide, and the right where the two do not match; what is said of it."""
+    said = asdict(alignment_of(known_transform()))
+    right = LEFT + np.array([800, 0], np.float32)
+    layer = Shapes(
+        [point_data(LEFT), point_data(right)],
+        shape_type="polygon",
+        name="T · from H&E",
+        features={"left_out": [False, True]},
+        metadata={CARRIED_KEY: {"from": "H&E"}, ALIGNMENT_KEY: said},
+        **dock.session.frame.layer_options(),
+    )
+    viewer.add_layer(layer)
+    dock.where.choose(LAYER_KEY + layer.name)
+    return said
 
 
 def test_tumour_that_a_network_found_is_the_networks_once_it_is_chosen(measured):
@@ -121,7 +149,7 @@ def test_the_whole_path(make_her2, her2_layer, qtbot, tmp_path):
     assert len(state) == len(her2_slide()[1].cells)
     assert dock.body.score_box.title.text() == "No HER2 score"
     assert [la.name.split(" ·")[0] for la in viewer.layers][-2:] == ["HER2 map", "HER2 outlines"]
-    draw(viewer, dock)
+    said = carry(viewer, dock)
     judged = state.judged
     left = judged.centres[:, 0] < 800
     told = assess(judged, left, tumour_confirmed=True)
@@ -132,12 +160,18 @@ def test_the_whole_path(make_her2, her2_layer, qtbot, tmp_path):
         assert dock.body.bars.texts(score)[1] == f"{told.percent_area[score]:.0f} %"
     target = tmp_path / "report.json"
     dock.write_report(target)
-    qtbot.waitUntil(lambda: not dock.body.reporter.running, timeout=30_000)
+    qtbot.waitUntil(lambda: not dock.body.reporter.running, timeout=90_000)
     report = json.loads(target.read_text())
     assert report["score"] == told.score.score
     assert report["n_cells"] == told.n_cells
     assert report["tumour_confirmed"]
     assert report["percent_cells"] == pytest.approx(told.percent_cells)
+    facts = report["registration"]
+    assert {k: facts[k] for k in ("method", "limit_um", "sha256", "excluded_share")} == {
+        k: said[k] for k in ("method", "limit_um", "sha256", "excluded_share")
+    }
+    assert facts["excluded_cells"] == (judged.centres[:, 0] > 800).sum()
+    assert facts["excluded_um2"] == pytest.approx(800 * 1200 / 16)
     with open_slide(her2_slide()[0], probe=False) as slide:
         again = drain(replay(read_report(target), slide))
     assert again.is_equal, [d.sentence() for d in again.differences]
@@ -172,6 +206,7 @@ def branches_light_their_cells(viewer, dock):
     assert tuple(camera_of(viewer).center) == before
     values = dock.layers.map.values
     assert np.flatnonzero((values > 0) & (values < 5)).tolist() == rows.tolist()
+    assert dock.body.tree.row(key).answer.text() == "lit on the slide"
     dock.body.tree.row(key).click()
     assert dock.state.branch == ""
     # Far from all cells.
@@ -280,9 +315,95 @@ def test_nuclei_are_found_first_where_there_are_none(make_her2, qtbot):
     assert "cells are measured" in dock.body.run_bar.status.text()
 
 
-def test_without_a_pixel_size_there_is_coverage_alone(make_her2, qtbot):
+def closed(dock, qtbot):
+    """The dock and the slide's record are closed, with all that is being saved."""
+    qtbot.waitUntil(lambda: not dock.session._saver.running, timeout=10_000)
+    dock.shut_down()
+
+
+def test_measurements_outlive_the_window(make_her2, qtbot):
+    viewer, dock = make_her2(new_layer())
+    hold_nuclei(dock)
+    draw(viewer, dock)
+    part = LEFT * np.float32([1, 0.4])
+    cut = Shapes([point_data(part)], name="Cut out", **dock.session.frame.layer_options())
+    viewer.add_layer(cut)
+    measure(dock, qtbot)
+    dock.body.cutoffs.slider("intense").setValue(80)
+    qtbot.waitUntil(lambda: dock.state.cutoffs.intense == 0.8, timeout=2000)
+    before, title = dock.state.of_slide(draws=0), dock.body.score_box.title.text()
+    assert before.n_cells < (dock.state.centres[:, 0] < 800).sum()
+    closed(dock, qtbot)
+    viewer, dock = make_her2(new_layer())
+    qtbot.waitUntil(lambda: dock.state is not None, timeout=10_000)
+    assert "are back" in dock.body.run_bar.status.text()
+    assert {"left", "Cut out"} <= {layer.name for layer in viewer.layers}
+    assert dock.body.cutoffs.cutoffs.intense == 0.8
+    assert dock.body.score_box.title.text() == title
+    after = dock.state.of_slide(draws=0)
+    assert (after.counts, after.percent_area) == (before.counts, before.percent_area)
+    assert dock.body.report_button.isEnabled()
+    # Measured nuclei that the slide has no longer do not come back.
+    table = nuclei()
+    hold_nuclei(dock, replace(table, boxes=table.boxes + 1))
+    closed(dock, qtbot)
+    _, dock = make_her2(new_layer())
+    qtbot.waitUntil(lambda: "other nuclei" in dock.body.run_bar.status.text(), timeout=10_000)
+    assert dock.state is None
+
+
+def test_the_map_of_the_whole_slide_follows_what_is_chosen(measured, qtbot):
+    """The coarsest level, too, which napari reads once."""
+    viewer, dock = measured
+    camera_of(viewer).zoom = 0.5
+    dock.body.show_box.setCurrentIndex(dock.body.show_box.findData(Show.MAP))
+    layer = dock.layers.layer("map")
+    qtbot.waitUntil(lambda: layer.data_level == len(layer.data) - 1, timeout=5000)
+    right = int(np.argmax(dock.state.centres[:, 0]))
+    place = dock.session.frame.to_world(dock.state.centres[right : right + 1].astype(float))[0]
+
+    def shown():
+        value = layer.get_value(tuple(place), world=True)
+        return value[1] if isinstance(value, tuple) else value
+
+    assert shown() == dock.state.values()[right] != NOT_COUNTED
+    draw(viewer, dock)
+    assert shown() == NOT_COUNTED
+
+
+def test_many_cells_are_judged_beside_the_window(measured, qtbot, monkeypatch):
+    _, dock = measured
+    dock.where.ask = lambda _: True
+    dock.where.choose(ALL_KEY)
+    title, before = dock.body.score_box.title.text(), dock.state.verdict
+    assert title == "HER2 3+ (positive)"
+    monkeypatch.setattr(her2_judging, "AT_ONCE", 0)
+    dock.body.cutoffs.slider("intense").setValue(150)
+    qtbot.waitUntil(lambda: dock.readout.judging.busy, timeout=2000)
+    # What stood before stands, and says so.
+    assert dock.state.verdict is before
+    assert dock.body.scope_label.text().startswith(BUSY_TEXT)
+    qtbot.waitUntil(lambda: not dock.readout.judging.busy, timeout=5000)
+    assert dock.state.cutoffs.intense == 1.5
+    assert dock.body.score_box.title.text() != title
+    assert BUSY_TEXT not in dock.body.scope_label.text()
+    with qtbot.waitSignal(dock.readout.judging.drawn, timeout=5000):
+        pass
+    assert dock.state.of_slide(draws=0) is dock.state.of_slide()
+
+
+def test_nothing_in_the_dock_is_cut_off(measured, qtbot):
+    _, dock = measured
+    for fold in (dock.body.tree_fold, dock.body.cutoff_fold, dock.body.control_fold):
+        fold.button.setChecked(True)
+    qtbot.wait(50)
+    column = dock.body
+    assert column.minimumSizeHint().width() <= 345, column.minimumSizeHint()
+
+
+def test_without_a_pixel_size_there_is_coverage_alone(make_her2, qtbot, tmp_path):
     field = cell_field((960, 720))
-    _, dock = make_her2(slide_image(field, mpp=None))
+    viewer, dock = make_her2(slide_image(field, mpp=None))
     measure(dock, qtbot)
     assert dock.state is None
     assert dock.body.score_box.title.text() == "No HER2 score"
@@ -291,6 +412,28 @@ def test_without_a_pixel_size_there_is_coverage_alone(make_her2, qtbot):
     assert dock.body.bars.texts("3+")[0] == "–"
     assert dock.body.bars.texts("3+")[1].endswith("%")
     assert not dock.body.tree_fold.isVisibleTo(dock)
+    coverage_has_a_report_too(viewer, dock, qtbot, tmp_path)
+
+
+def coverage_has_a_report_too(viewer, dock, qtbot, tmp_path):
+    for name in ("coverage.json", "coverage.html"):
+        dock.write_report(tmp_path / name)
+        qtbot.waitUntil(lambda: not dock.body.reporter.running, timeout=30_000)
+    report = read_report(tmp_path / "coverage.json")
+    assert report["score"] is None
+    assert "pixel size is not known" in report["reason"]
+    assert report["percent_area"] == pytest.approx(dock.covered.coverage.percent)
+    source = source_of_layer(dock.session.layer, mpp=None)
+    with source.open() as slide:
+        again = drain(replay(report, slide))
+    assert again.is_equal, [d.sentence() for d in again.differences]
+    assert dock.body.report_button.isEnabled()
+    # A tumour that nobody measured in must not be reported as if.
+    drawn = Shapes([point_data(LEFT / 4)], name="part")
+    viewer.add_layer(drawn)
+    dock.where.choose(LAYER_KEY + "part")
+    assert not dock.body.report_button.isEnabled()
+    assert "press Measure HER2 again" in dock.body.report_button.toolTip()
 
 
 def test_closing_in_the_middle(make_her2, her2_layer, qtbot):

@@ -92,8 +92,8 @@ def test_pixels_without_a_size_have_coverage():
         pixels = slide.read(Region(200, 200, 600, 600))
     found = drain(coverage_job(Pixels(pixels, None), Tumour(), Cutoffs()))
     assert found.state is None
-    assert sum(found.coverage.percent.values()) == pytest.approx(100)
-    assert "pixel size is not known" in found.refused.reason
+    assert sum(found.covered.coverage.percent.values()) == pytest.approx(100)
+    assert "pixel size is not known" in found.covered.refusal.reason
 
 
 def test_an_he_slide_is_refused(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from her2_fakes import SIZE, her2_reading, her2_state
+from her2_fakes import SIZE, her2_reading, her2_state, many_times
 
 from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.her2 import SCORES, Cutoffs, Exclusion, Pattern, assess
@@ -107,14 +107,19 @@ def test_deleted_cells_leave_the_count_and_new_ones_are_told(state):
     state.use_tumour(ALL)
     boxes = her2_reading().measured.cells.boxes
     moved = boxes[5:6] + 3
-    assert state.keep(np.concatenate([boxes[6:], moved])) == 1
+    state.keep(np.concatenate([boxes[6:], moved]))
+    assert state.is_whole
+    state.settle()
+    assert state.unmeasured == 1
     assert state.of_slide().n_cells == len(boxes) - 6 == len(state)
     assert (state.values()[:6] == NOT_DRAWN).all()
     assert not state.is_whole
     assert "changed since" in state.facts(0).why_not
     assert state.row_of_box(boxes[9]) == 9
     assert state.row_of_box(moved[0]) is None
-    assert state.keep(boxes) == 0
+    state.keep(boxes)
+    state.settle()
+    assert state.unmeasured == 0
     assert state.is_whole
 
 
@@ -140,7 +145,7 @@ def test_words_for_a_score(state):
     state.use_tumour(ALL)
     found = state.of_slide()
     assert title_of(found) == "HER2 3+ (positive)"
-    assert any("and it would be 2+." in text for text in doubts_of(found))
+    assert any("it would be 2+." in text for text in doubts_of(found))
     first = found.score.tree[0]
     mark, question, counts = branch_words(first, deciding=True)
     assert mark == "yes → 3+"
@@ -152,37 +157,13 @@ def test_words_for_a_score(state):
     assert set(found.percent_area) == set(SCORES)
 
 
-def test_ten_thousand_cells_are_judged_anew_within_a_debounce(state):
-    reading = her2_reading()
-    times = -(-10_000 // len(reading))
-
-    def many(table):
-        fields = {
-            n: np.concatenate([getattr(table, n)] * times) for n in table.__dataclass_fields__
-        }
-        return replace(table, **fields)
-
-    measured = reading.measured
-    boxes = np.concatenate([measured.cells.boxes] * times)
-    cells = replace(
-        measured.cells,
-        boxes=boxes,
-        scores=np.ones(len(boxes), np.float32),
-        class_ids=np.zeros(len(boxes), np.int16),
-        columns={},
-    )
-    large = replace(
-        reading,
-        measured=replace(
-            measured, cells=cells, outlines=many(measured.outlines), bands=many(measured.bands)
-        ),
-        excluded=np.zeros(len(boxes), np.int8),
-    )
+def test_ten_thousand_cells_are_judged_anew_within_a_debounce():
+    large = many_times(her2_reading(), 10_000)
     state = Her2State(large)
     state.use_tumour(ALL)
-    start = time.perf_counter()
+    start = time.thread_time()
     state.use_cutoffs(Cutoffs(weak=0.2))
     state.of_slide(draws=0)
     state.of_view(Region(0, 0, *SIZE))
-    # Fifty milliseconds where nothing else runs.
-    assert time.perf_counter() - start < 1.0
+    # Forty milliseconds of the processor on two usual cores.
+    assert time.thread_time() - start < 0.25

@@ -19,6 +19,7 @@ from napari_celldetr.pipeline.detect import DetectProgress, detect
 from napari_celldetr.pipeline.embed import embed, write_embeddings
 from napari_celldetr.pipeline.embedding_files import (
     compare_slides,
+    embedding_origin,
     match_embeddings,
     read_cohort,
     read_embeddings,
@@ -216,7 +217,7 @@ def test_a_file_that_fits_no_cell_is_refused(tmp_path: Path) -> None:
     ("name", "made", "words"),
     [
         ("a.npz", {"embedding": np.full((3, 4), 1e6), "x": np.zeros(3), "y": np.zeros(3)}, "65504"),
-        ("a.npz", {"embedding": np.zeros((3, 4)), "x": np.zeros(2), "y": np.zeros(3)}, "values of x"),
+        ("a.npz", {"embedding": np.zeros((3, 4)), "x": np.zeros(2)}, "2 values of x"),
         ("a.npz", {"x": np.zeros(2), "y": np.zeros(2)}, "columns x, y"),
         ("a.npz", {"embedding": np.zeros((3, 4)).astype(str)}, "columns embedding"),
         ("a.npz", {"embedding": np.array([None], object)}, "ValueError"),
@@ -239,13 +240,54 @@ def test_what_is_no_table_of_vectors_is_refused(
         match_embeddings(cells(), path)
 
 
-def test_embeddings_of_another_model_are_refused() -> None:
+def test_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    for second in ([1.0], [1.0, 2, 3], None):
+        lists = pa.array([[1.0, 2], second], pa.list_(pa.float32()))
+        pq.write_table(pa.table({"x": [0.0, 1], "y": [0.0, 1], "embedding": lists}), path)
+        with pytest.raises(EmbeddingError, match="different lengths"):
+            match_embeddings(cells(), path)
+
+
+def test_expressed_genes_are_no_embeddings(tmp_path: Path) -> None:
+    anndata = pytest.importorskip("anndata")
+    sparse = pytest.importorskip("scipy.sparse")
+    path = tmp_path / "genes.h5ad"
+    anndata.AnnData(sparse.csr_matrix((3, 20_000), dtype=np.float32)).write_h5ad(path)
+    with pytest.raises(EmbeddingError, match="20000"):
+        match_embeddings(cells(), path)
+
+
+def test_anndata_of_a_kind_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "odd.h5ad"
+    with h5py.File(path, "w") as file:
+        file["X"] = np.zeros((3, 4))
+        file.create_group("obs").attrs.update({"encoding-type": "odd", "encoding-version": "9"})
+    with pytest.raises(EmbeddingError, match="cannot be read"):
+        match_embeddings(cells(), path)
+
+
+def test_embeddings_of_another_model_are_refused(tmp_path: Path) -> None:
     table = cells()
-    refuse_other_embeddings(table, size=SIZE, weights_sha256="f" * 64)
-    refuse_other_embeddings(table, size=SIZE, weights_sha256="")
-    for size, weights in [(SIZE + 1, "f" * 64), (SIZE, "e" * 64)]:
+    refuse_other_embeddings(table, size=SIZE, origin="f" * 64)
+    refuse_other_embeddings(table, size=SIZE, origin="")
+    for size, origin in [(SIZE + 1, "f" * 64), (SIZE, "e" * 64)]:
         with pytest.raises(EmbeddingError, match="another model"):
-            refuse_other_embeddings(table, size=size, weights_sha256=weights)
+            refuse_other_embeddings(table, size=size, origin=origin)
+    imported = match_embeddings(table, foreign(table, tmp_path / "a.npz", by="id")).onto(table)
+    # The cells are the same, with the same ids; their embeddings are not the model's any more.
+    assert (cell_ids(imported) == cell_ids(table)).all()
+    assert embedding_origin(imported.source) == "a.npz"
+    with pytest.raises(EmbeddingError, match=r"made by a\.npz"):
+        refuse_other_embeddings(imported, size=SIZE, origin=embedding_origin(table.source))
+    path = foreign(table, tmp_path / "b.npz", by="id")
+    again = match_embeddings(imported, path).onto(imported)
+    with pytest.raises(EmbeddingError, match=r"made by b\.npz"):
+        refuse_other_embeddings(again, size=SIZE, origin="a.npz")
 
 
 # --- cohorts -------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_celldetr.gui.her2_control import ControlBox
+from napari_celldetr.gui.her2_cutoffs import CutoffBox
 from napari_celldetr.gui.her2_layers import Show
 from napari_celldetr.gui.her2_network import NetworkBox, is_installed
-from napari_celldetr.gui.her2_parts import CutoffBox, ScoreBox, ShareBars, TreeBox
+from napari_celldetr.gui.her2_parts import ScoreBox, ShareBars, TreeBox
 from napari_celldetr.gui.her2_report import Reporter
 from napari_celldetr.gui.panel import RunBar
 from napari_celldetr.gui.parts import (
@@ -25,6 +26,7 @@ from napari_celldetr.gui.parts import (
     short_combo,
     wrapped_label,
 )
+from napari_celldetr.pipeline.her2.result import Her2Result
 
 VIEWPORT, TUMOUR_AREAS, WHOLE = "viewport", "tumour", "whole"
 SCREEN, TUMOUR = "screen", "tumour"
@@ -106,22 +108,30 @@ class Her2Body(QWidget):
             self.tree_fold,
             self.cutoff_fold,
             self.control_fold,
-            self.report_button,
         )
         self.results.setVisible(False)
         return self.results
 
-    def _build_tumour(self) -> QHBoxLayout:
+    def _build_tumour(self) -> QVBoxLayout:
         self.tumour_box = short_combo(
             "Where the invasive tumour is: the score counts these cells alone"
         )
-        self.draw_button = QPushButton("Draw…")
+        self.draw_button = QPushButton("Draw tumour…")
         self.draw_button.setToolTip("Then click round the tumour; double click or Esc ends it")
-        row = QHBoxLayout()
-        row.addWidget(QLabel("Tumour"))
-        row.addWidget(self.tumour_box, 1)
-        row.addWidget(self.draw_button)
-        return row
+        self.cut_out_button = QPushButton("Cut out of it…")
+        self.cut_out_button.setToolTip(
+            "Then click round what lies in the tumour and is none: in situ, necrosis, artefacts"
+        )
+        first, second = QHBoxLayout(), QHBoxLayout()
+        first.addWidget(QLabel("Tumour"))
+        first.addWidget(self.tumour_box, 1)
+        second.addWidget(self.draw_button)
+        second.addWidget(self.cut_out_button)
+        column = QVBoxLayout()
+        column.setSpacing(3)
+        column.addLayout(first)
+        column.addLayout(second)
+        return column
 
     def _build_scope(self) -> QHBoxLayout:
         self.scope = short_combo("What the figures below are of")
@@ -161,6 +171,19 @@ class Her2Body(QWidget):
         for widget in self._of_cells:
             widget.setVisible(shown)
         self.network_fold.setVisible(shown and self.has_network)
+
+    def show_covered(self, found: Her2Result) -> None:
+        """Coverage by pixels, and why there is no more."""
+        self.results.setVisible(True)
+        self.show_cells(False)
+        if found.coverage is None or found.refusal is None:
+            return
+        self.score_box.show_refusal(found.refusal)
+        self.bars.show_area(found.coverage.percent)
+        self.scope_label.setText(
+            f"Of {found.coverage.pixels:,} pixels of stained tissue, by DAB alone."
+        )
+        self.reporter.offer(found)
 
     def offer_scopes(self, scopes: list[tuple[str, str]]) -> None:
         """What figures can be asked for: key and words of each; the chosen one stays if it can."""

@@ -11,17 +11,20 @@ import numpy as np
 
 from napari_celldetr.core.annotations import CorrectedCells
 from napari_celldetr.core.detections import Detections
+from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.grid_index import inside
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.her2_state import Her2State
-from napari_celldetr.pipeline.her2.coverage import StainCoverage, stain_coverage
 from napari_celldetr.pipeline.her2.exclusions import find_exclusions
+from napari_celldetr.pipeline.her2.kept import KeptReading
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
-from napari_celldetr.pipeline.her2.reading import Her2Reading
-from napari_celldetr.pipeline.her2.result import Control, too_coarse
+from napari_celldetr.pipeline.her2.reading import Her2Reading, square_mpp
+from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, too_coarse
+from napari_celldetr.pipeline.her2.score import score_tumour
+from napari_celldetr.pipeline.her2.settings import Her2Config
 from napari_celldetr.pipeline.her2.slide_stain import (
     SlideStain,
     calibrate,
@@ -36,21 +39,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class MeasureRequest:
-    """Which cells of which slide; those in `first` are measured, and shown, before the others."""
+    """Which cells of which slide; those in `first` are measured, and shown, before the others.
+
+    `keep` writes down what was measured.
+    """
 
     source: SlideSource
     cells: Callable[[], CorrectedCells]
     first: Region | None = None
     control: Control | None = None
+    keep: Callable[[KeptReading], None] | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured: cells ready to be asked, or, without them, coverage by pixels and why."""
+    """What was measured: cells ready to be asked, or, without them, coverage by pixels.
+
+    The slide of `covered` is closed. `problem` says why cells could not be kept.
+    """
 
     state: Her2State | None = None
-    coverage: StainCoverage | None = None
-    refused: Refusal | None = None
+    covered: Her2Result | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +89,33 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
             if 0 < len(early) < len(cells):
                 state = yield from _measure(slide, early, stain, started)
                 yield MeasureStep(0, 0, "Measuring all other cells…", early=state)
-        state = yield from _measure(slide, cells, stain, started, excluding=True)
-        state.control = request.control
-    return Measured(state)
+        state = yield from _measure(
+            slide, cells, stain, started, control=request.control, excluding=True
+        )
+        yield Progress(0, 0, "Keeping what was measured…")
+        return Measured(state, problem=_kept(request, state, too_coarse(slide)))
 
 
-def coverage_job(source: SlideSource, tumour: Tumour, cutoffs: Cutoffs) -> Job[Measured]:
+def _kept(request: MeasureRequest, state: Her2State, refused: Refusal | None) -> str:
+    """Keep what was measured; why that failed: the cells are there all the same."""
+    if request.keep is None:
+        return ""
+    try:
+        request.keep(KeptReading(state.reading, state.stain, state.control, refused))
+    except CellDETRError as error:
+        return str(error)
+    return ""
+
+
+def coverage_job(
+    source: SlideSource, tumour: Tumour, cutoffs: Cutoffs, config: Her2Config | None = None
+) -> Job[Measured]:
     """How much is stained how strongly, pixel by pixel, where cells cannot be measured."""
     yield Progress(0, 0, "Opening the slide…")
     with source.open() as slide:
-        found = yield from stain_coverage(slide, SlideStain(), tumour, cutoffs)
-        return Measured(coverage=found, refused=too_coarse(slide))
+        rules = Rules(cutoffs)
+        found = yield from score_tumour(slide, tumour, config or Her2Config(), rules=rules)
+        return Measured(covered=found)
 
 
 def _stain(slide: Slide, control: Control | None) -> Generator[Progress, None, SlideStain]:
@@ -114,6 +140,7 @@ def _measure(
     stain: SlideStain,
     started: float,
     *,
+    control: Control | None = None,
     excluding: bool = False,
 ) -> Generator[Progress, None, Her2State]:
     """The cells ready to be asked; `excluding` leaves out those that must not be counted."""
@@ -122,8 +149,8 @@ def _measure(
     if excluding:
         excluded = yield from _timed(find_exclusions(slide, measured, stain=stain), started)
     yield Progress(0, 0, "Judging the cells…")
-    reading = Her2Reading(measured, excluded, float(np.mean(slide.known_mpp())))
-    return Her2State(reading, stain=stain, refused=too_coarse(slide))
+    reading = Her2Reading(measured, excluded, square_mpp(slide))
+    return Her2State(reading, stain=stain, refused=too_coarse(slide), control=control)
 
 
 def _timed(job: Job[T], started: float) -> Generator[Progress, None, T]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,11 +72,14 @@ class CellMap:
             return np.zeros((TILE, TILE), np.int32)
         rows = np.sort(rows)
         if factor * self.mpp <= FINE_UM:
-            owners = render_owners(_some(self.outlines, rows), region, (TILE, TILE))
+            owners = render_owners(self._some(rows), region, (TILE, TILE))
         else:
             owners = _discs(self.outlines.centres[rows], self._radii[rows], region, factor)
         table = np.concatenate([[0], rows + 1]).astype(np.int32)
         return table[owners]
+
+    def _some(self, rows: NDArray[np.int64]) -> Outlines:
+        return Outlines(self.outlines.centres[rows], self.outlines.radii[rows])
 
 
 class MapLevel:
@@ -135,17 +137,6 @@ def _span(key: Any, length: int) -> tuple[int, int, int]:
         return start, start + 1, 1
     start, stop, step = key.indices(length)
     return start, max(start, stop), step
-
-
-def _some(outlines: Outlines, rows: NDArray[np.int64]) -> Outlines:
-    """Some of the cells; who their neighbours are does not matter for drawing."""
-    return replace(
-        outlines,
-        centres=outlines.centres[rows],
-        nuclear=outlines.nuclear[rows],
-        radii=outlines.radii[rows],
-        neighbours=outlines.neighbours[rows],
-    )
 
 
 def _discs(

@@ -191,7 +191,7 @@ class NetworkRuns(QObject):
             load,
             state.reading.measured.outlines,
             judged.scores,
-            state.in_tumour & (judged.excluded == 0),
+            state.verdict.counted,
             state.tumour.zones,
             None if view is None else view.centre,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,47 +26,68 @@ from napari_celldetr.gui.sources import FileSource, source_of_layer
 from napari_celldetr.pipeline.her2.networks import ask_networks, installed_networks
 from napari_celldetr.pipeline.her2.reading import Her2Reading
 from napari_celldetr.pipeline.her2.report import write_report
-from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, conclude
+from napari_celldetr.pipeline.her2.result import Her2Result, Rules, conclude
 from napari_celldetr.pipeline.her2.settings import Her2Config
-from napari_celldetr.pipeline.her2.slide_stain import SlideStain
-from napari_celldetr.pipeline.her2.tumour import Tumour
+from napari_celldetr.pipeline.her2.stain_kind import require_stain
+from napari_celldetr.pipeline.her2.tumour_areas import IHC
+from napari_celldetr.slides.slide import Slide
 
 FILTERS = ("Page with pictures (*.html)", "JSON (*.json)")
 REPORT_TEXT = "Report…"
+USUAL_TIP = "Score, figures, pictures and settings as a page, or as JSON for programs"
 NOT_WHOLE = "Cells were corrected since they were measured: press Measure HER2 first"
+
+
+Shown = Her2State | Her2Result
+"""What a dock shows: measured cells, or coverage without cells."""
+Begin = Callable[[Slide], Her2Result]
 
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """What a report is of, as it stands at this moment."""
+    """What a report is of, as it stands at this moment.
+
+    `begin` makes a result of the open slide, to which `reading` is added if there are cells.
+    """
 
     source: SlideSource
-    reading: Her2Reading
-    stain: SlideStain
-    control: Control | None
-    tumour: Tumour
-    rules: Rules
-    config: Her2Config
-    corrections: Mapping[str, Any]
+    begin: Begin
+    reading: Her2Reading | None
+    corrections: Mapping[str, Any] | None
     path: Path
 
 
-def request_of(session: SlideSession, state: Her2State, path: str | Path) -> ReportRequest:
+def request_of(session: SlideSession, shown: Shown, path: str | Path) -> ReportRequest:
     """The report of what a dock shows of a slide."""
     source = source_of_layer(session.layer, mpp=session.frame.mpp)
-    given = source.mpp if isinstance(source, FileSource) else None
+    target = Path(path)
+    if isinstance(shown, Her2Result):
+        return ReportRequest(source, lambda slide: replace(shown, slide=slide), None, None, target)
+    corrections = corrections_of(session)
+    return ReportRequest(source, begin_of(shown, source), shown.reading, corrections, target)
+
+
+def begin_of(state: Her2State, source: Any) -> Begin:
+    """What begins the report of measured cells, as they stand now."""
     model = state.reading.measured.cells.source.model or Her2Config().model
-    return ReportRequest(
-        source,
-        state.reading,
-        state.stain,
-        state.control,
-        state.tumour,
-        Rules(state.cutoffs),
-        Her2Config(model=model, mpp=given),
-        corrections_of(session),
-        Path(path),
+    config = replace(config_of(source), model=model)
+    tumour, rules = state.tumour, Rules(state.cutoffs)
+    stain, control = state.stain, state.control
+    return lambda slide: Her2Result(
+        slide,
+        config,
+        rules,
+        tumour,
+        stain,
+        control=control,
+        given=True,
+        kinds=((IHC, require_stain(slide, "H-DAB")),),
     )
+
+
+def config_of(source: Any) -> Her2Config:
+    """Settings that say which pixel size a person gave."""
+    return Her2Config(mpp=source.mpp if isinstance(source, FileSource) else None)
 
 
 def corrections_of(session: SlideSession) -> dict[str, Any]:
@@ -84,26 +105,25 @@ def report_job(request: ReportRequest) -> Job[Path]:
     """Conclude, ask the networks that are installed, write; where the report was written."""
     yield Progress(0, 0, "Writing the report…")
     with request.source.open() as slide:
-        start = Her2Result(
-            slide,
-            request.config,
-            request.rules,
-            request.tumour,
-            request.stain,
-            control=request.control,
-            given=True,
-        )
-        done = conclude(start, request.reading)
-        import_triton_apart()
-        asked = installed_networks(tumour=False, others=request.config.networks)
-        if done.judged is not None and done.counted.any():
-            outlines = request.reading.measured.outlines
-            said = yield from ask_networks(
-                slide, asked, request.tumour, outlines, done.judged, done.counted
-            )
-            done = replace(done, asked=asked, networks=said)
+        done = request.begin(slide)
+        if request.reading is not None:
+            done = yield from _concluded(done, request.reading)
         write_report(done, request.path, corrections=request.corrections)
     return request.path
+
+
+def _concluded(begun: Her2Result, reading: Her2Reading) -> Generator[Progress, None, Her2Result]:
+    """The score, and what the networks say beside it."""
+    done = conclude(begun, reading)
+    import_triton_apart()
+    asked = installed_networks(tumour=False, others=done.config.networks)
+    if done.judged is None or not done.counted.any():
+        return done
+    outlines = reading.measured.outlines
+    said = yield from ask_networks(
+        done.slide, asked, done.tumour, outlines, done.judged, done.counted
+    )
+    return replace(done, asked=asked, networks=said)
 
 
 class Reporter(QObject):
@@ -115,7 +135,7 @@ class Reporter(QObject):
         super().__init__(parent)
         self.button = QPushButton(REPORT_TEXT)
         self._parent = parent
-        self._opens = False
+        self._opens = self._can = False
         self._runner = JobRunner(self)
         self._runner.progressed.connect(lambda step: self.told.emit(step.message))
         self._runner.finished.connect(self._on_written)
@@ -127,26 +147,27 @@ class Reporter(QObject):
         """Whether a report is being written."""
         return self._runner.running
 
-    def offer(self, state: Her2State | None) -> None:
+    def offer(self, shown: Shown | None, *, why_not: str = "") -> None:
         """Whether there can be a report now, and why not if not."""
-        whole = state is not None and state.is_whole
-        self.button.setEnabled(whole and not self.running)
-        usual = "Score, figures, pictures and settings as a page, or as JSON for programs"
-        self.button.setToolTip(usual if whole or state is None else NOT_WHOLE)
+        if isinstance(shown, Her2State) and not shown.is_whole:
+            why_not = NOT_WHOLE
+        self._can = shown is not None and not why_not
+        self.button.setEnabled(self._can and not self.running)
+        self.button.setToolTip(why_not or USUAL_TIP)
 
-    def ask(self, session: SlideSession, state: Her2State) -> None:
+    def ask(self, session: SlideSession, shown: Shown) -> None:
         """Ask where to, write, and open a page in the browser."""
         name = f"{stem_of(session.layer.name)}-her2.html"
         path, _ = QFileDialog.getSaveFileName(self._parent, "Report", name, ";;".join(FILTERS))
         if path:
             self._opens = True
-            self.write(session, state, path)
+            self.write(session, shown, path)
 
-    def write(self, session: SlideSession, state: Her2State, path: str | Path) -> None:
+    def write(self, session: SlideSession, shown: Shown, path: str | Path) -> None:
         """Write a report, ``.html`` or ``.json``."""
         if self.running:
             return
-        request = request_of(session, state, path)
+        request = request_of(session, shown, path)
         self.button.setEnabled(False)
         self.button.setText("Writing…")
         self._runner.start(lambda: report_job(request))
@@ -172,5 +193,5 @@ class Reporter(QObject):
 
     def _end(self) -> None:
         self._opens = False
-        self.button.setEnabled(True)
+        self.button.setEnabled(self._can)
         self.button.setText(REPORT_TEXT)

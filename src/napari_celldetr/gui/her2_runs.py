@@ -9,11 +9,12 @@ from typing import Any
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
-from napari_celldetr.core.errors import CellDETRError
+from napari_celldetr.core.errors import CellDETRError, ConfigError
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.progress import Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import DetectRequest, DetectResult, detect_job
+from napari_celldetr.gui.her2_body import TUMOUR_AREAS, WHOLE
 from napari_celldetr.gui.her2_job import (
     Measured,
     MeasureRequest,
@@ -22,12 +23,16 @@ from napari_celldetr.gui.her2_job import (
     coverage_job,
     measure_job,
 )
+from napari_celldetr.gui.her2_keeping import keep_in
 from napari_celldetr.gui.her2_nuclei import Search, search_for
+from napari_celldetr.gui.her2_report import config_of
+from napari_celldetr.gui.her2_where import bounds_of
 from napari_celldetr.gui.her2_words import error_words
 from napari_celldetr.gui.panel import JobRunner, RunBar
 from napari_celldetr.gui.session import SlideSession
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.pipeline.her2.result import Control
+from napari_celldetr.pipeline.her2.settings import CELLS_UP_TO_MPP
 from napari_celldetr.pipeline.her2.tumour import Tumour
 
 NO_CELLS = "No cells were found there. Measure another part of the slide."
@@ -70,6 +75,19 @@ class Her2Runs(QObject):
     def running(self) -> bool:
         """Whether something is being found or measured."""
         return any(runner.running for runner in self._runners)
+
+    def begin(self, session: SlideSession, where: str, tumour: Tumour, cutoffs: Cutoffs) -> None:
+        """Measure a part of the slide, see `part_of`; coverage alone where there can be no cells.
+
+        Raises
+        ------
+        CellDETRError
+            There is nothing to measure, or no model for nuclei.
+        """
+        if session.frame.mpp is None or max(session.frame.mpp) > CELLS_UP_TO_MPP:
+            self.cover(session, tumour, cutoffs)
+        else:
+            self.start(session, part_of(session, where, tumour))
 
     def start(self, session: SlideSession, region: Region) -> None:
         """Measure the cells of a region; those of the slide that are known are measured too.
@@ -114,7 +132,9 @@ class Her2Runs(QObject):
             self._end(NO_CELLS)
             return
         source = source_of_layer(session.layer, mpp=session.frame.mpp)
-        request = MeasureRequest(source, session.snapshot(), session.view(), control)
+        request = MeasureRequest(
+            source, session.snapshot(), session.view(), control, keep_in(session)
+        )
         self._session = session
         self._bar.show_busy("Reading the membranes…")
         self._reader.start(lambda: measure_job(request))
@@ -124,7 +144,8 @@ class Her2Runs(QObject):
         source = source_of_layer(session.layer, mpp=session.frame.mpp)
         self._session = session
         self._bar.show_busy("Measuring how much is stained…")
-        self._reader.start(lambda: coverage_job(source, tumour, cutoffs))
+        config = config_of(source)
+        self._reader.start(lambda: coverage_job(source, tumour, cutoffs, config))
 
     def stop(self) -> None:
         """Ask for an end. Nuclei found so far and finished tiles stay."""
@@ -164,7 +185,7 @@ class Her2Runs(QObject):
     def _on_all_read(self, result: Measured) -> None:
         self.measured.emit(result)
         if result.state is not None:
-            self._end(f"{len(result.state):,} cells are measured.")
+            self._end(f"{len(result.state):,} cells are measured. {result.problem}".strip())
         else:
             self._end("Coverage is measured by pixels, without cells.")
 
@@ -175,3 +196,26 @@ class Her2Runs(QObject):
     def _end(self, text: str) -> None:
         self._session = None
         self.ended.emit(text)
+
+
+def part_of(session: SlideSession, where: str, tumour: Tumour) -> Region:
+    """The part of a slide that a choice of `Her2Body.where` means.
+
+    Raises
+    ------
+    ConfigError
+        Nothing of the slide is there.
+    """
+    whole = Region(0, 0, *session.size)
+    if where == WHOLE:
+        return whole
+    asked = bounds_of(tumour) if where == TUMOUR_AREAS else session.view()
+    found = None if asked is None else asked.intersect(whole)
+    if found is None:
+        raise ConfigError(
+            "Nothing of the slide is there.",
+            expected="a part of the slide",
+            found="none",
+            remedy="move the slide into view, or draw the tumour on it",
+        )
+    return found

@@ -1,14 +1,14 @@
 """What is measured on one HER2 slide, which of it is tumour, and what it amounts to. No Qt here.
 
-Cells are measured once; cut-offs, tumour and places are asked about as often as one likes, each
-answer taking milliseconds.
+Cells are measured once; places are asked about as often as one likes. Other cut-offs and another
+tumour make another verdict: of ten thousand cells in some hundredths of a second, of a million in
+seconds, and then not in the window's thread.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,18 @@ from napari_celldetr.core.her2 import (
     Exclusion,
     JudgedCells,
     Pattern,
-    assess,
     cell_scores,
-    classify_cells,
 )
 from napari_celldetr.core.her2.assessment import DRAWS
+from napari_celldetr.core.progress import Job, drain
 from napari_celldetr.core.regions import Region
+from napari_celldetr.gui.her2_verdict import (
+    Asked,
+    Verdict,
+    box_numbers,
+    intervals_job,
+    verdict_job,
+)
 from napari_celldetr.pipeline.her2.membrane import Membranes
 from napari_celldetr.pipeline.her2.outline import ANGLES, RAYS
 from napari_celldetr.pipeline.her2.reading import Her2Reading
@@ -56,8 +62,10 @@ class CellFacts:
 class Her2State:
     """Measured cells of one slide with the cut-offs, the tumour and the branch that are chosen.
 
-    `refused` says why the slide must not be scored, None where it may be; `stain` is what the
-    cells were read with, and `control` what evened it out.
+    What is chosen counts from the next `settle` on, or from when a verdict of `asking` is taken;
+    until then all answers are those of the verdict that stands. `refused` says why the slide must
+    not be scored, None where it may be; `stain` is what the cells were read with, and `control`
+    what evened it out.
     """
 
     def __init__(
@@ -66,22 +74,19 @@ class Her2State:
         *,
         stain: SlideStain | None = None,
         refused: Refusal | None = None,
+        control: Control | None = None,
     ) -> None:
         self.reading = reading
         self.stain = stain or SlideStain()
-        self.refused = refused
-        self.control: Control | None = None
-        self.cutoffs = Cutoffs()
-        self.tumour = Tumour()
+        self.control = control
         self.branch = ""
-        self._present = np.ones(len(reading), bool)
         self._index = GridIndex(self.centres)
-        self._forget()
-        self.membranes: Membranes = reading.measured.membranes(self.cutoffs)
-        self.judged: JudgedCells = reading.judged(self.cutoffs)
+        self.asked = Asked(refused=refused)
+        self.verdict: Verdict = drain(verdict_job(reading, self.asked))
+        self._drawn: Assessment | None = None
 
     def __len__(self) -> int:
-        return int(self._present.sum())
+        return int(self.verdict.present.sum())
 
     @property
     def centres(self) -> NDArray[np.float32]:
@@ -90,65 +95,108 @@ class Her2State:
 
     # What is chosen ---------------------------------------------------------------------
 
+    def choose(self, *, cutoffs: Cutoffs | None = None, tumour: Tumour | None = None) -> None:
+        """Choose other cut-offs or another tumour, for the next verdict."""
+        asked = self.asked
+        self.asked = replace(asked, cutoffs=cutoffs or asked.cutoffs, tumour=tumour or asked.tumour)
+
+    def keep(self, boxes: NDArray[np.float32]) -> None:
+        """From the next verdict on count only cells whose nucleus is among `boxes`."""
+        self.asked = replace(self.asked, boxes=boxes)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what stands is what is chosen."""
+        return self.verdict.asked is self.asked
+
+    def asking(self) -> Callable[[], Job[Verdict]]:
+        """What makes the verdict on what is chosen now, in any thread."""
+        reading, asked, before = self.reading, self.asked, self.verdict
+        return lambda: verdict_job(reading, asked, before)
+
+    def take(self, verdict: Verdict) -> None:
+        """Let another verdict stand."""
+        self.verdict, self._drawn = verdict, None
+
+    def settle(self) -> None:
+        """Wait for the verdict on what is chosen, and let it stand."""
+        if not self.is_settled:
+            self.take(drain(self.asking()()))
+
     def use_cutoffs(self, cutoffs: Cutoffs) -> None:
-        """Judge the cells anew; only the lowest cut-off takes more than a moment."""
-        if cutoffs == self.cutoffs:
-            return
-        if cutoffs.weak != self.cutoffs.weak:
-            self.membranes = self.reading.measured.membranes(cutoffs)
-        found, self.cutoffs = self.membranes, cutoffs
-        patterns = classify_cells(found.intensity, found.completeness, cutoffs)
-        self.judged = replace(self.judged, patterns=patterns)
-        self._forget()
+        """Judge the cells anew at once; only the lowest cut-off takes more than a moment."""
+        self.choose(cutoffs=cutoffs)
+        self.settle()
 
     def use_tumour(self, tumour: Tumour) -> None:
-        """Count inside another tumour."""
-        self.tumour = tumour
-        self._forget()
+        """Count inside another tumour at once."""
+        self.choose(tumour=tumour)
+        self.settle()
 
     def light(self, branch: str) -> None:
         """Light up the cells of a branch of the tree; '' for none."""
         self.branch = branch
 
-    def keep(self, boxes: NDArray[np.float32]) -> int:
-        """Count only cells whose nucleus is among `boxes`; how many of these are not measured.
+    # What stands ------------------------------------------------------------------------
 
-        A corrected cell has another box, so it leaves the count until it is measured.
-        """
-        have, now = _as_words(self.reading.measured.cells.boxes), _as_words(boxes)
-        self._present = np.isin(have, now)
-        self._forget()
-        return int((~np.isin(now, have)).sum())
+    @property
+    def cutoffs(self) -> Cutoffs:
+        """Cut-offs of the verdict."""
+        return self.verdict.asked.cutoffs
 
-    def _forget(self) -> None:
-        self.__dict__.pop("in_tumour", None)
-        self._of_slide: dict[int, Assessment] = {}
+    @property
+    def tumour(self) -> Tumour:
+        """Tumour of the verdict."""
+        return self.verdict.asked.tumour
 
-    @cached_property
+    @property
+    def membranes(self) -> Membranes:
+        """Completeness and intensity of each cell."""
+        return self.verdict.membranes
+
+    @property
+    def judged(self) -> JudgedCells:
+        """What each cell is."""
+        return self.verdict.judged
+
+    @property
     def in_tumour(self) -> Bools:
         """Which cells (N,) are present and in the tumour."""
-        return self._present & self.tumour.inside(self.centres)
+        return self.verdict.in_tumour
 
     @property
     def refusal(self) -> Refusal | None:
         """Why there must be no score, and what to do; None where there may be one."""
-        return self.tumour.refusal or self.refused
+        return self.verdict.asked.refusal
+
+    @property
+    def unmeasured(self) -> int:
+        """How many nuclei of the slide are new or changed, and not measured."""
+        return self.verdict.unmeasured
 
     @property
     def is_whole(self) -> bool:
         """Whether all measured cells are still there."""
-        return bool(self._present.all())
+        return bool(self.verdict.present.all())
 
     # What it amounts to -----------------------------------------------------------------
 
     def of_slide(self, *, draws: int = DRAWS) -> Assessment:
         """All cells of the tumour; `draws` 0 leaves out what is slow about intervals."""
-        if draws not in self._of_slide:
-            self._of_slide[draws] = self._assess(self.judged, self.in_tumour, draws)
-        return self._of_slide[draws]
+        if not draws:
+            return self._drawn or self.verdict.whole
+        if self._drawn is None:
+            self._drawn = drain(intervals_job(self.verdict))
+        return self._drawn
+
+    def take_intervals(self, found: Assessment) -> None:
+        """What `intervals_job` gave for the verdict that stands."""
+        self._drawn = found
 
     def of_rows(self, rows: Rows) -> Assessment:
         """Those of some cells that are in the tumour."""
+        if len(rows) == len(self):
+            return self.verdict.whole
         judged = self.judged
         part = replace(
             judged,
@@ -157,7 +205,7 @@ class Her2State:
             areas_um2=judged.areas_um2[rows],
             excluded=judged.excluded[rows],
         )
-        return self._assess(part, self.in_tumour[rows], 0)
+        return self.verdict.asked.assess(part, self.in_tumour[rows], 0)
 
     def of_view(self, region: Region) -> Assessment:
         """What is on the screen."""
@@ -165,30 +213,21 @@ class Her2State:
 
     def of_zone(self, zone: Zone) -> Assessment:
         """What is in one zone of the tumour."""
-        return self.of_rows(np.flatnonzero(zone.contains(self.centres)))
-
-    def _assess(self, cells: JudgedCells, which: Bools, draws: int) -> Assessment:
-        return assess(
-            cells,
-            which,
-            tumour_confirmed=self.tumour.confirmed,
-            refusal=self.refusal.reason if self.refusal else "",
-            draws=draws,
-        )
+        inner = zone.contains(self.centres) & self.verdict.present
+        return self.of_rows(np.flatnonzero(inner))
 
     # Cells ------------------------------------------------------------------------------
 
     def rows_in(self, region: Region) -> Rows:
         """Present cells whose centre lies in a region."""
         rows = self._index.near(region)
-        return rows[inside(self.centres[rows], region) & self._present[rows]]
+        return rows[inside(self.centres[rows], region) & self.verdict.present[rows]]
 
     def rows_of_branch(self, key: str) -> Rows:
         """Cells that a branch of the tree counts: of the tumour, and not left out."""
         branches = [b for b in self.of_slide(draws=0).score.tree if b.key == key]
         patterns = [int(p) for b in branches for p in b.patterns]
-        counted = self.in_tumour & (self.judged.excluded == 0)
-        return np.flatnonzero(counted & np.isin(self.judged.patterns, patterns))
+        return np.flatnonzero(self.verdict.counted & np.isin(self.judged.patterns, patterns))
 
     def values(self) -> NDArray[np.uint8]:
         """How each cell (N,) is drawn: 1 + index into `SCORES`, `NOT_COUNTED` or `NOT_DRAWN`.
@@ -196,13 +235,13 @@ class Her2State:
         While a branch is lit, all other cells are drawn as not counted.
         """
         values = (1 + cell_scores(self.judged.patterns)).astype(np.uint8)
-        counted = self.in_tumour & (self.judged.excluded == 0)
+        counted = self.verdict.counted
         if self.branch:
             lit = np.zeros(len(values), bool)
             lit[self.rows_of_branch(self.branch)] = True
-            counted &= lit
+            counted = counted & lit
         values[~counted] = NOT_COUNTED
-        values[~self._present] = NOT_DRAWN
+        values[~self.verdict.present] = NOT_DRAWN
         return values
 
     def cell_at(self, xy: tuple[float, float]) -> int | None:
@@ -228,8 +267,8 @@ class Her2State:
 
     def row_of_box(self, box: NDArray[np.float32]) -> int | None:
         """The measured cell whose nucleus has this box (4,)."""
-        have = _as_words(self.reading.measured.cells.boxes)
-        found = np.flatnonzero(have == _as_words(box[None])[0])
+        have = box_numbers(self.reading.measured.cells.boxes)
+        found = np.flatnonzero(have == box_numbers(box[None])[0])
         return int(found[0]) if len(found) else None
 
     def facts(self, row: int) -> CellFacts:
@@ -248,11 +287,6 @@ class Her2State:
     def _why_not(self, row: int) -> str:
         if self.judged.excluded[row]:
             return Exclusion(int(self.judged.excluded[row])).words
-        if not self._present[row]:
+        if not self.verdict.present[row]:
             return "deleted or changed since it was measured"
         return "" if self.in_tumour[row] else "outside the tumour"
-
-
-def _as_words(boxes: NDArray[Any]) -> NDArray[Any]:
-    """Boxes (N, 4) float32 as one comparable value each."""
-    return np.ascontiguousarray(boxes, np.float32).view("V16").ravel()

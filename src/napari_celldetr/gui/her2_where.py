@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from napari_celldetr.pipeline.her2.tumour import Tumour
 
 TUMOUR_LAYER = "Tumour"
 TUMOUR_COLOR = "#00e5ff"
+CUT_OUT_LAYER = "Cut out"
+CUT_OUT_COLOR = "#ff4081"
 DRAWN_MS = 50
 CONFIRM_TEXT = (
     "Is all that is measured on this slide invasive tumour? Carcinoma in situ, normal glands and "
@@ -105,18 +107,42 @@ class TumourChooser(QObject):
             self.box.setCurrentIndex(place)
             self._on_chosen()
 
+    def restore(self, key: str, layers: Sequence[Any]) -> None:
+        """Choose what was chosen before, with the layers that it was made of; nobody is asked.
+
+        A layer that is there already stays as it is.
+        """
+        for layer in layers:
+            if layer.name not in self._viewer.layers:
+                self._viewer.add_layer(layer)
+        self.offer()
+        place = self.box.findData(key)
+        if place >= 0:
+            self.box.setCurrentIndex(place)
+        self.changed.emit()
+
     def draw(self) -> None:
         """Put a layer for the tumour on top, choose it, and let the person draw."""
+        name = self._draw_on(TUMOUR_LAYER, TUMOUR_COLOR)
+        if name:
+            self.choose(LAYER_KEY + name)
+
+    def cut_out(self) -> None:
+        """Let the person draw what is no invasive tumour although it lies in it."""
+        self._draw_on(CUT_OUT_LAYER, CUT_OUT_COLOR)
+
+    def _draw_on(self, what: str, color: str) -> str:
+        """Make a layer if there is none yet, put a pen into the person's hand; its name."""
         session = self.session
         if session is None:
-            return
-        name = f"{TUMOUR_LAYER} · {Path(session.layer.name).stem}"
+            return ""
+        name = f"{what} · {Path(session.layer.name).stem}"
         if name not in self._viewer.layers:
             zoom = camera_of(self._viewer).zoom * float(np.mean(session.frame.scale))
             layer = Shapes(
                 ndim=2,
                 name=name,
-                edge_color=TUMOUR_COLOR,
+                edge_color=color,
                 face_color=[0, 0, 0, 0],
                 edge_width=max(3.0 / zoom, 1.0) if zoom > 0 else 1.0,
                 **session.frame.layer_options(),
@@ -125,7 +151,7 @@ class TumourChooser(QObject):
         drawn = self._viewer.layers[name]
         self._viewer.layers.selection.active = drawn
         drawn.mode = "add_polygon"
-        self.choose(LAYER_KEY + name)
+        return name
 
     def _shapes(self) -> list[Any]:
         return [layer for layer in self._viewer.layers if is_shapes(layer)]
@@ -138,11 +164,13 @@ class TumourChooser(QObject):
     def _on_inserted(self, event: Any) -> None:
         if is_shapes(event.value):
             event.value.events.data.connect(self._on_shapes)
+            self._drawn.start()
         self.offer()
 
     def _on_removed(self, event: Any) -> None:
         if is_shapes(event.value):
             event.value.events.data.disconnect(self._on_shapes)
+            self._drawn.start()
         self.offer()
 
     def _on_shapes(self, event: Any = None) -> None:

@@ -90,9 +90,9 @@ def margin_words(margin: Margin) -> str:
     """How far the next score is."""
     cells = "cell" if margin.cells == 1 else "cells"
     if margin.pattern is Pattern.NONE:
-        return f"{margin.cells:,} stained {cells} fewer and it would be {margin.score}."
-    found = f"{margin.cells:,} more {cells} with {margin.pattern.words} staining"
-    return f"{found} and it would be {margin.score}."
+        return f"With {margin.cells:,} fewer stained {cells} it would be {margin.score}."
+    found = f"With {margin.cells:,} more {cells} of {margin.pattern.words} staining"
+    return f"{found} it would be {margin.score}."
 
 
 def _redrawn(found: Assessment) -> list[str]:

@@ -158,6 +158,11 @@ class SlideSession(QObject):
             return {}
         return found if isinstance(found, dict) else {}
 
+    @property
+    def record(self) -> SlideRecord | None:
+        """What the project keeps of the slide; None until it is open, and without a project."""
+        return self._record
+
     def join(self, user: object) -> None:
         """A dock works with it from now on; the first one opens the slide's record."""
         first = not self.users

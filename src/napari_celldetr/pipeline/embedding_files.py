@@ -21,6 +21,8 @@ from napari_celldetr.pipeline.embed import no_embeddings
 from napari_celldetr.pipeline.reapply import reach_px
 from napari_celldetr.pipeline.vector_tables import SUFFIXES, VectorTable, read_vector_table
 
+MADE_BY = "embeddings of "
+"""In the name of the model of cells whose embeddings another program made; its file follows."""
 LEAST_SHARE = 0.5
 """Of the cells that must get a vector: with fewer the file is of something else."""
 
@@ -38,6 +40,8 @@ class Matched:
         ``id`` or ``place``.
     cells, given : int
         Cells that were asked for, and vectors in the file.
+    name : str
+        Of the file.
     """
 
     rows: NDArray[np.int64]
@@ -45,6 +49,7 @@ class Matched:
     by: str
     cells: int
     given: int
+    name: str
 
     def sentence(self) -> str:
         """The match in words for people."""
@@ -54,8 +59,20 @@ class Matched:
         )
 
     def onto(self, cells: Detections) -> Detections:
-        """The cells that have a vector, with it."""
-        return replace(cells.select(self.rows), embeddings=self.vectors)
+        """The cells that have a vector, with it; their model's name says whose it is."""
+        source = cells.source
+        model = f"{source.model.split(' with ' + MADE_BY)[0]} with {MADE_BY}{self.name}"
+        some = cells.select(self.rows).with_source(replace(source, model=model))
+        return replace(some, embeddings=self.vectors)
+
+
+def embedding_origin(source: Source) -> str:
+    """What made the embeddings of a table: the weights' hash, or the file they came from.
+
+    Empty where nothing is known.
+    """
+    _, made_by, name = source.model.partition(MADE_BY)
+    return name if made_by else source.weights_sha256
 
 
 def read_embeddings(path: str | Path) -> Detections:
@@ -90,7 +107,7 @@ def read_embeddings(path: str | Path) -> Detections:
         np.full(n, UNKNOWN, np.int16) if table.class_ids is None else table.class_ids,
         table.class_names,
         table.vectors,
-        source=table.source or Source(model=f"embeddings of {table.name}"),
+        source=table.source or Source(model=f"{MADE_BY}{table.name}"),
     )
 
 
@@ -133,23 +150,23 @@ def match_embeddings(
         by = "place"
     if not len(rows) or len(rows) < LEAST_SHARE * len(cells):
         raise _too_few(table, len(cells), len(rows), by)
-    return Matched(rows, table.vectors[which], by, len(cells), len(table.vectors))
+    return Matched(rows, table.vectors[which], by, len(cells), len(table.vectors), table.name)
 
 
-def refuse_other_embeddings(cells: Detections, *, size: int, weights_sha256: str) -> None:
-    """`EmbeddingError` unless cells have embeddings of `size` numbers, of the model of this hash.
+def refuse_other_embeddings(cells: Detections, *, size: int, origin: str) -> None:
+    """`EmbeddingError` unless cells have embeddings of `size` numbers and of this origin.
 
-    An empty hash on either side is not compared: embeddings made elsewhere have none.
+    `origin` is as `embedding_origin` tells it; an empty one on either side is not compared.
     """
     if cells.embeddings is None:
         raise no_embeddings(cells.source.model)
-    found, theirs = cells.embeddings.shape[1], cells.source.weights_sha256
-    if found == size and (not theirs or not weights_sha256 or theirs == weights_sha256):
+    found, theirs = cells.embeddings.shape[1], embedding_origin(cells.source)
+    if found == size and (not theirs or not origin or theirs == origin):
         return
     raise EmbeddingError(
         "These embeddings are of another model.",
-        expected=f"{size} numbers a cell, weights {weights_sha256[:12] or 'unknown'}",
-        found=f"{found} numbers a cell, weights {theirs[:12] or 'unknown'} ({cells.source.model})",
+        expected=f"{size} numbers a cell, made by {origin[:40] or 'any model'}",
+        found=f"{found} numbers a cell, made by {theirs[:40] or 'an unknown model'}",
         remedy="run the same model on this slide, or start from its own embeddings",
     )
 
@@ -161,8 +178,8 @@ def read_cohort(paths: Sequence[str | Path]) -> list[Detections]:
     for table in full[1:]:
         first = full[0]
         assert first.embeddings is not None
-        size, weights = first.embeddings.shape[1], first.source.weights_sha256
-        refuse_other_embeddings(table, size=size, weights_sha256=weights)
+        size, origin = first.embeddings.shape[1], embedding_origin(first.source)
+        refuse_other_embeddings(table, size=size, origin=origin)
         if table.class_names != first.class_names:
             raise EmbeddingError(
                 "These slides do not have the same classes.",
@@ -238,6 +255,7 @@ __all__ = [
     "SUFFIXES",
     "Matched",
     "compare_slides",
+    "embedding_origin",
     "match_embeddings",
     "read_cohort",
     "read_embeddings",

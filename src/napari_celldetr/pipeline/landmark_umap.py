@@ -94,7 +94,7 @@ def landmark_umap(
     size = min(config.components, vectors.shape[1], len(vectors))
     pca = yield from bar.part(0, fitting_pca(vectors, components=size, sample=200_000))
     places = yield from bar.part(0, pca.projecting(vectors), half=True)
-    rows = landmarks(vectors, config.landmarks, seed=config.seed)
+    rows = landmarks(places, config.landmarks, seed=config.seed)
     laid = yield from bar.part(1, _laid_out(places[rows], config))
     return (yield from bar.part(2, placing(places, places[rows], laid)))
 

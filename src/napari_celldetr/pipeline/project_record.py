@@ -222,6 +222,24 @@ class SlideRecord:
         """One result by its name."""
         return self._runs.load(name)
 
+    # -- what else is known of the slide ---------------------------------------------------
+
+    def file(self, name: str, *, write: bool = False) -> Path:
+        """Where another part of the program keeps `name` of this slide; to `write` it, if so."""
+        if write:
+            self._must_write()
+        return inside(self._root, self.folder / name)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Keep a JSON object of at most 4 MiB under a name."""
+        write_json(self._root, self.file(name, write=True), dict(value))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What `write_json` kept; empty when there is nothing."""
+        if name not in names_in(self.folder):
+            return {}
+        return read_json(self._root, self.folder / name)
+
     # -- the view ------------------------------------------------------------------------
 
     def save_view(self, view: Mapping[str, Any]) -> None:

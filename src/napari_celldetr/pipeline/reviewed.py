@@ -74,9 +74,6 @@ def reviewed_table(record: SlideRecord) -> CellTable:
     mpp = claims.source.mpp or record.facts.mpp
     table = CellTable(claims.class_names, cell_ids, threshold=threshold)
     table.load(said)
-    lesson = record.lessons.current()
-    if lesson is not None and lesson.fits(claims.source.weights_sha256):
-        table.teach(lesson.head)
     prepared = Claims.prepared(claims, cell_ids)
     reach = reach_px(mpp[0] if mpp else None)
     joined = reapply(prepared, said, reach_px=reach, threshold=threshold)
@@ -88,7 +85,7 @@ def reviewed_table(record: SlideRecord) -> CellTable:
 def _teach(table: CellTable, record: SlideRecord) -> None:
     """Let the lesson that holds name the cells, if it is of the model that found them."""
     lesson = record.lessons.current()
-    if lesson is not None and lesson.weights == table.source.weights_sha256:
+    if lesson is not None and lesson.fits(table.source.weights_sha256):
         table.teach(lesson.head)
 
 

@@ -22,6 +22,8 @@ SUFFIXES = (".parquet", ".h5ad", ".csv", ".npz")
 NAMES = ("embedding", "embeddings", "vectors", "features", "X")
 """What vectors may be called, the likeliest first."""
 CORNERS = ("x0", "y0", "x1", "y1")
+MAX_SIZE = 1 << 14
+"""Numbers a cell; a table of expressed genes has more."""
 _NUMBERED = re.compile(r"(.*?)_?(\d+)")
 _FEWEST = 2
 
@@ -74,7 +76,7 @@ def read_vector_table(path: str | Path) -> VectorTable:
         raise
     except (OSError, pa.ArrowException, BadZipFile, EOFError) as error:
         raise _refused(source.name, f"{type(error).__name__}: {str(error)[:150]}") from error
-    except (ValueError, TypeError, LookupError, ExportError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError, ExportError, MemoryError, RuntimeError) as error:
         raise _refused(source.name, f"{type(error).__name__}: {str(error)[:150]}") from error
 
 
@@ -92,14 +94,20 @@ def _parquet(path: Path) -> tuple[Columns, Detections | None]:
     for name in table.column_names:
         column = table.column(name).combine_chunks()
         if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-            if column.null_count:
-                raise ValueError(f"cells without {name}")
-            flat = np.asarray(column.flatten())
-            columns[name] = flat.reshape(len(column), -1) if len(column) else flat.reshape(0, 1)
+            columns[name] = _lists(name, column)
         else:
             columns[name] = np.asarray(column)
     ours = METADATA in (table.schema.metadata or {})
     return columns, from_arrow(table) if ours else None
+
+
+def _lists(name: str, column: Any) -> NDArray[Any]:
+    import pyarrow.compute as pc
+
+    sizes = set(pc.unique(pc.list_value_length(column)).to_pylist())
+    if len(sizes) > 1 or None in sizes:
+        raise ValueError(f"{name} of different lengths")
+    return np.asarray(column.flatten()).reshape(len(column), sizes.pop() if sizes else 1)
 
 
 def _csv(path: Path) -> tuple[Columns, None]:
@@ -118,8 +126,8 @@ def _from_h5ad(path: Path) -> VectorTable:
     from napari_celldetr.pipeline.anndata_file import check_sizes
 
     try:
+        import anndata  # noqa: F401
         import h5py
-        from anndata.io import read_elem
     except ImportError as error:
         raise EmbeddingError(
             "AnnData files need a package that is not installed.",
@@ -135,9 +143,10 @@ def _from_h5ad(path: Path) -> VectorTable:
             raise ValueError("neither X nor obsm/embedding")
         if "uns/source" in file and "uns/class_names" in file:
             return _ours(path)
-        vectors = read_elem(file[where])
-        obs = read_elem(file["obs"])
-        spatial = read_elem(file["obsm/spatial"]) if "obsm/spatial" in file else None
+        vectors, obs = _element(file, where), _element(file, "obs")
+        spatial = _element(file, "obsm/spatial") if "obsm/spatial" in file else None
+    if len(vectors.shape) != 2 or vectors.shape[1] > MAX_SIZE:
+        raise ValueError(f"{where} of shape {vectors.shape}")
     vectors = vectors.toarray() if hasattr(vectors, "toarray") else vectors
     columns: dict[str, NDArray[Any]] = {"embedding": np.asarray(vectors)}
     for name in ("id", "x", "y", "score", "class", *CORNERS):
@@ -148,6 +157,15 @@ def _from_h5ad(path: Path) -> VectorTable:
     if spatial is not None and "x" not in columns:
         columns["x"], columns["y"] = np.asarray(spatial)[:, :2].T
     return _table(path.name, columns, None)
+
+
+def _element(file: Any, name: str) -> Any:
+    from anndata.io import read_elem
+
+    try:
+        return read_elem(file[name])
+    except Exception as error:  # anndata has kinds of its own for what it does not know
+        raise ValueError(f"{name}: {str(error)[:100]}") from error
 
 
 def _ours(path: Path) -> VectorTable:

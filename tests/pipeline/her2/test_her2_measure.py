@@ -1,5 +1,7 @@
 """A slide read tile by tile is the slide read at once; cut-offs act on what was read."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,21 @@ from napari_celldetr.core.her2 import CELL_CLASSES, Cutoffs, Pattern, cell_score
 from napari_celldetr.core.progress import drain
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.measure import measure_cells
-from napari_celldetr.pipeline.her2.membrane import judge, read_bands
-from napari_celldetr.pipeline.her2.outline import draw_outlines
+from napari_celldetr.pipeline.her2.membrane import (
+    CONTRAST,
+    LEAST_FREE,
+    OVER,
+    TAIL,
+    WHOLE,
+    WHOLE_OVER,
+    _band,
+    _between,
+    _nuclei,
+    judge,
+    read_bands,
+)
+from napari_celldetr.pipeline.her2.outline import NOBODY, arcs_of, draw_outlines
+from napari_celldetr.pipeline.her2.reading import square_mpp
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.stain import dab_od
@@ -34,7 +49,7 @@ def test_tiles_make_no_difference(generated):
     outlines = draw_outlines(truth.cells.boxes, dab, mpp=0.25)
     whole = judge(read_bands(outlines, dab, mpp=0.25))
     np.testing.assert_allclose(found.outlines.radii, outlines.radii, atol=0.02)
-    assert (found.outlines.neighbours == outlines.neighbours).mean() > 0.999
+    assert (found.bands.neighbours() == outlines.neighbours).mean() > 0.999
     tiled = found.membranes()
     np.testing.assert_allclose(tiled.completeness, whole.completeness, atol=0.02)
     np.testing.assert_allclose(tiled.intensity, whole.intensity, atol=0.01)
@@ -63,8 +78,8 @@ def test_the_slides_stain_is_what_is_measured_with(generated):
     twice = SlideStain(TRUE.white, gain=2.0)
     doubled = drain(measure_cells(slide, truth.cells, stain=twice))
     same = found.outlines.radii == doubled.outlines.radii
-    ratio = doubled.bands.band[same] / np.maximum(found.bands.band[same], 0.1)
-    assert np.median(ratio[found.bands.band[same] > 0.3]) == pytest.approx(2, abs=0.01)
+    once, both = (t.bands.lines.dense(slice(None), 0.0)[same] for t in (found, doubled))
+    assert np.median(both[once > 0.3] / once[once > 0.3]) == pytest.approx(2, abs=0.01)
 
 
 def test_no_cells_are_no_error(generated):
@@ -79,3 +94,52 @@ def test_without_pixel_size_nothing_is_measured(tmp_path, generated):
     Image.fromarray(np.full((64, 64, 3), 240, np.uint8)).save(tmp_path / "a.png")
     with open_slide(tmp_path / "a.png") as slide, pytest.raises(SlideError, match="pixel size"):
         drain(measure_cells(slide, generated[1].cells))
+
+
+def test_one_number_for_the_pixel_size_keeps_areas():
+    oblong = SimpleNamespace(known_mpp=lambda: (0.25, 0.2548))
+    assert square_mpp(oblong) ** 2 == pytest.approx(0.25 * 0.2548)
+
+
+def slow_membranes(outlines, dab, weak):
+    """Intensity and completeness (N,), all in dense tables as the definition has them."""
+    nuclei = _nuclei(outlines, dab)
+    between, _ = _between(outlines, dab, nuclei, 0.25)
+    facing, arcs = outlines.neighbours, arcs_of(outlines.radii)
+    met = facing != NOBODY
+    beside = np.maximum(np.maximum(between, nuclei[:, None]), nuclei[facing] * met)
+    band = _band(outlines, dab, 0.25)
+    stained = (band >= weak) & (band >= CONTRAST * beside)
+    own = (arcs * stained).sum(axis=1) / arcs.sum(axis=1)
+    theirs = own[facing] * met
+    explained = stained & (theirs > np.where(theirs >= WHOLE, WHOLE_OVER, OVER) * own[:, None])
+    for _ in range(TAIL):
+        beside_it = np.roll(explained, 1, axis=1) | np.roll(explained, -1, axis=1)
+        explained |= stained & beside_it
+    free = ~explained
+    free[(arcs * free).sum(axis=1) / arcs.sum(axis=1) < LEAST_FREE] = True
+    share = (arcs * (stained & free)).sum(axis=1) / (arcs * free).sum(axis=1)
+    picked = stained & free
+    picked[~picked.any(axis=1)] = True
+    return np.array([np.median(row[p]) for row, p in zip(band, picked, strict=True)]), share
+
+
+@pytest.mark.parametrize("weak", [0.02, 0.12, 0.25])
+def test_what_is_kept_of_a_cell_is_enough_to_judge_it(generated, weak):
+    slide, truth, _ = generated
+    dab = TRUE.dab(slide.read(Region(0, 0, SIDE, SIDE), 0.25))
+    outlines = draw_outlines(truth.cells.boxes, dab, mpp=0.25)
+    found = judge(read_bands(outlines, dab, mpp=0.25), Cutoffs(weak=weak))
+    intensity, completeness = slow_membranes(outlines, dab, weak)
+    np.testing.assert_array_equal(found.intensity, intensity.astype(np.float32))
+    np.testing.assert_allclose(found.completeness, completeness, rtol=1e-6)
+
+
+def test_a_measured_cell_takes_less_than_eight_hundred_bytes(generated):
+    """Neighbours, contrast and arcs in full tables took 2,700."""
+    _, _, found = generated
+    bands, outlines = found.bands, found.outlines
+    assert outlines.radii is bands.radii
+    arrays = (bands.radii, bands.lines, bands.level, bands.faced, bands.cytoplasm)
+    size = sum(a.nbytes for a in arrays) + outlines.centres.nbytes
+    assert size / len(outlines) < 800

@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 
 from napari_celldetr.core.annotations import Area
 from napari_celldetr.core.regions import Region
-from napari_celldetr.pipeline.her2.outline import ANGLES, NOBODY, RAYS, Outlines
+from napari_celldetr.pipeline.her2.outline import ANGLES, RAYS, Outlines
 from napari_celldetr.pipeline.her2.pixel_map import render_cells, render_owners
 
 
@@ -23,9 +23,7 @@ def drawn(n, seed=0, *, spacing=45.0, radius=24.0):
     radii = radius + 4 * waves
     return Outlines(
         centres.astype(np.float32),
-        (0.5 * radii).astype(np.float32),
         radii.astype(np.float32),
-        np.full((n, RAYS), NOBODY),
     )
 
 
@@ -45,7 +43,7 @@ def test_a_pixel_belongs_to_the_outline_that_holds_its_centre():
 def test_where_outlines_overlap_the_deeper_cell_has_the_pixel():
     round_cell = np.full((2, RAYS), 20, np.float32)
     centres = np.array([[30, 30], [51, 30]], np.float32)
-    outlines = Outlines(centres, round_cell / 2, round_cell, np.full((2, RAYS), NOBODY))
+    outlines = Outlines(centres, round_cell)
     owners = render_owners(outlines, Region(0, 0, 80, 60), (60, 80))
     assert_array_equal(np.unique(owners[30, 12:40]), [1])
     assert_array_equal(np.unique(owners[30, 41:68]), [2])

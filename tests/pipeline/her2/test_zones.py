@@ -13,8 +13,8 @@ from napari_celldetr.core.errors import DataError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.zones import (
     Zone,
-    _kind,
     contained,
+    kind_of,
     read_zones,
     zone_mask,
     zones_of_mask,
@@ -80,7 +80,13 @@ def test_classes_of_a_file_say_what_is_tumour_and_what_is_cut_out(tmp_path):
     assert len(found.tumour[0].holes) == 1
     assert len(found.cut_out) == 3
     assert found.left_out == {"Stroma": 1}
-    assert "Stroma" in found.sentence()
+    assert found.as_tumour == {"Tumor": 1, "": 1}
+    assert found.as_cut_out == {"DCIS": 1, "Carcinoma in situ": 1, "Ignore*": 1}
+    assert found.sentence() == (
+        "tumour areas: 2 (1 'Tumor', 1 without a class); "
+        "cut out of them: 3 (1 'DCIS', 1 'Carcinoma in situ', 1 'Ignore*'); "
+        "left aside: 1 (1 'Stroma')"
+    )
 
 
 def test_a_bare_geometry_a_multipolygon_and_an_offset_are_read(tmp_path):
@@ -145,4 +151,4 @@ def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path):
     ],
 )
 def test_a_class_that_names_tumour_need_not_be_it(word, kind):
-    assert _kind(word) == kind
+    assert kind_of(word) == kind

@@ -60,10 +60,11 @@ def placing(
     _refuse_misfits(spots, marks, laid)
     k = min(neighbours, len(marks))
     anchors = marks[:: max(len(marks) // ANCHORS, PER_ANCHOR)]
-    groups = _members(_nearest_one(marks, anchors), len(anchors))
+    groups = _members((yield from _nearest_one(marks, anchors)), len(anchors))
     near = np.argsort(_squares(anchors, anchors), axis=1, kind="stable")[:, :NEAR_ANCHORS]
     found, done = np.empty((len(spots), laid.shape[1]), np.float32), 0
-    for number, rows in enumerate(_members(_nearest_one(spots, anchors), len(anchors))):
+    cells = _members((yield from _nearest_one(spots, anchors)), len(anchors))
+    for number, rows in enumerate(cells):
         among = np.concatenate([groups[i] for i in near[number]])
         if len(among) < k:
             among = np.arange(len(marks))
@@ -88,12 +89,15 @@ def _mean_of_nearest(
     return np.einsum("nk,nkp->np", weight, laid[which]).astype(np.float32)
 
 
-def _nearest_one(spots: NDArray[np.float32], anchors: NDArray[np.float32]) -> NDArray[np.int64]:
+def _nearest_one(
+    spots: NDArray[np.float32], anchors: NDArray[np.float32]
+) -> Job[NDArray[np.int64]]:
     found = np.empty(len(spots), np.int64)
     height = max(_PAIRS // len(anchors), 1)
     for start in range(0, len(spots), height):
         some = spots[start : start + height]
         found[start : start + height] = _squares(some, anchors).argmin(axis=1)
+        yield Progress(0, len(spots), "placing cells")
     return found
 
 
