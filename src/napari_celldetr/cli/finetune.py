@@ -1,0 +1,73 @@
+"""`celldetr finetune`: corrections of a slide in, a new model folder out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from napari_celldetr.cli.exits import Exit
+from napari_celldetr.cli.flags import add_config_flags, config_from
+from napari_celldetr.cli.screen import Interrupted, Screen
+from napari_celldetr.training.finetune_config import FinetuneConfig
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `finetune`."""
+    parser.add_argument(
+        "corrections",
+        type=Path,
+        metavar="PROJECT|CORRECTIONS.geojson",
+        help="the folder of a project in which the slide was corrected, or a GeoJSON file of "
+        "corrected cells and areas",
+    )
+    parser.add_argument(
+        "--slide", type=Path, required=True, metavar="SLIDE", help="the slide that was corrected"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="MODEL",
+        help="folder of the new model; a name alone puts it among your own models, where it is "
+        "listed",
+    )
+    parser.add_argument(
+        "--mpp", type=float, metavar="µm/px", help="replaces the slide's own pixel size"
+    )
+    parser.add_argument("--author", default="", metavar="NAME", help="who teaches, for the card")
+    add_config_flags(parser, FinetuneConfig)
+
+
+def run(args: argparse.Namespace, screen: Screen) -> Exit:
+    """Teach the model, and say what it is worth on the squares held aside."""
+    from napari_celldetr.core.user_folders import user_models_folder
+    from napari_celldetr.nets.card import read_card
+    from napari_celldetr.nets.registry import find_model
+    from napari_celldetr.pipeline.corrections import corrections_from_geojson, corrections_of
+    from napari_celldetr.pipeline.finetune import finetune
+    from napari_celldetr.pipeline.reviewed import find_record
+    from napari_celldetr.slides.readers import open_slide
+    from napari_celldetr.training.memory import keep_memory
+
+    config = config_from(args, FinetuneConfig)
+    output = args.output
+    if output.parent == Path() and output.name == str(output):
+        output = user_models_folder() / output
+    keep_memory()
+    with open_slide(args.slide, mpp=args.mpp) as slide:
+        said = None
+        if args.corrections.is_dir():
+            cells, said = corrections_of(find_record(slide, args.corrections))
+        else:
+            names = read_card(find_model(config.model)).class_names
+            cells = corrections_from_geojson(args.corrections, slide, class_names=names)
+        job = finetune(slide, cells, config, output=output, annotations=said, author=args.author)
+        try:
+            result, _ = screen.follow(job, output.name, unit="steps")
+        except Interrupted:
+            screen.note("Interrupted: no model was written, and none was changed.")
+            return Exit.INTERRUPTED
+    screen.say(f"New model: {result.folder}")
+    screen.say(result.as_text())
+    return Exit.OK

@@ -1,0 +1,411 @@
+"""Fine-tuning a detector on the corrections of a slide: a job that leaves a new model folder.
+
+The folder appears whole, at the end, or not at all. The model it goes on from stays as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_celldetr import RESEARCH_USE, __version__
+from napari_celldetr.core.annotations import Annotations, CorrectedCells
+from napari_celldetr.core.config import check, to_json
+from napari_celldetr.core.errors import ConfigError, JobError, ModelError
+from napari_celldetr.core.metrics import PointScores
+from napari_celldetr.core.progress import Job, Progress
+from napari_celldetr.core.user_folders import user_models_folder
+from napari_celldetr.nets.card import ModelCard
+from napari_celldetr.nets.celldetr import CellDETR
+from napari_celldetr.nets.registry import (
+    choose_device,
+    find_model,
+    load_network,
+    refuse_other_task,
+    save_model,
+)
+from napari_celldetr.nets.running import Normalizer
+from napari_celldetr.nets.widen import widened
+from napari_celldetr.pipeline.atomic import why
+from napari_celldetr.pipeline.atomic_folder import replacing_folder
+from napari_celldetr.pipeline.corrections import check_corrections
+from napari_celldetr.pipeline.her2.stain_kind import guess_stain
+from napari_celldetr.pipeline.journal import now
+from napari_celldetr.slides.slide import Slide
+from napari_celldetr.training import rehearsal
+from napari_celldetr.training.fields import Field
+from napari_celldetr.training.finetune import GUARD_CELLS, Lessons, Tuned, tune
+from napari_celldetr.training.finetune_cache import MOST_VIEWS, Seen, see_crops
+from napari_celldetr.training.finetune_config import FinetuneConfig
+from napari_celldetr.training.finetune_own import own_fields
+from napari_celldetr.training.finetune_tiles import Parted, Taught, part, taught_tiles, tile_px
+from napari_celldetr.training.train import PALETTE
+
+ADAPTER_CHANNELS = 16
+CROPS = 240
+"""Of corrected tiles, at most; a tile is seen up to `MOST_VIEWS` times."""
+
+
+@dataclass(frozen=True, eq=False)
+class FinetuneResult:
+    """A finished fine-tuning.
+
+    Attributes
+    ----------
+    folder : Path
+        The new model.
+    card : ModelCard
+    before, after : PointScores or None
+        On the squares held aside; None where nothing could be held aside.
+    corrections, tiles, guard_tiles : int
+    step, steps : int
+        The step that is kept, and how many were done.
+    seconds : float
+    notes : tuple of str
+        What a person should know, a sentence each.
+    """
+
+    folder: Path
+    card: ModelCard
+    before: PointScores | None
+    after: PointScores | None
+    corrections: int
+    tiles: int
+    guard_tiles: int
+    step: int
+    steps: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    def as_text(self) -> str:
+        """The result for people."""
+        lines = [
+            f"{self.corrections} corrections on {self.tiles + self.guard_tiles} tiles, "
+            f"{self.guard_tiles} of them held aside; {self.steps} steps in {self.seconds:.0f} s, "
+            f"step {self.step} is kept."
+        ]
+        if self.before is not None and self.after is not None:
+            lines += ["On the tiles held aside, detection F1 within 3 µm [95 % interval]:"]
+            lines += [f"  {word} {_f1(s)}" for word, s in self._both()]
+        return "\n".join([*lines, *self.notes, RESEARCH_USE])
+
+    def _both(self) -> list[tuple[str, PointScores]]:
+        assert self.before is not None
+        assert self.after is not None
+        return [("before", self.before), ("after ", self.after)]
+
+
+def _f1(scores: PointScores) -> str:
+    low, high = scores.intervals["detection"]
+    text = f"{scores.f1:.3f} [{low:.3f}, {high:.3f}]"
+    return text + (f", class mean {scores.class_mean:.3f}" if scores.classes else "")
+
+
+def new_model_folder(name: str, root: Path | None = None) -> Path:
+    """A folder for a new model called `name` that is not there yet, among the user's models."""
+    home = user_models_folder() if root is None else root
+    names = [name, *(f"{name}-{i}" for i in range(2, 1000))]
+    return next(home / n for n in names if not (home / n).exists())
+
+
+def finetune(
+    slide: Slide,
+    corrections: CorrectedCells,
+    config: FinetuneConfig,
+    *,
+    output: Path,
+    annotations: Annotations | None = None,
+    author: str = "",
+) -> Job[FinetuneResult]:
+    """Teach a detector what people corrected on a slide; leaves the new model in `output`.
+
+    Parameters
+    ----------
+    slide : Slide
+    corrections : CorrectedCells
+        Cells as they stand, level-0 px. Untouched claims count where an area is complete.
+    config : FinetuneConfig
+    output : Path
+        A folder that does not exist yet; its name is the model's.
+    annotations : Annotations, optional
+        All that was said: from here deleted cells are known.
+    author : str
+        Who teaches, for the card; else the authors of the corrections.
+
+    Yields `Progress` of reading, of looking and then per half step, with loss and guard figure as
+    `message`. Closing the job leaves nothing behind.
+
+    Raises
+    ------
+    AnnotationError, ConfigError, ModelError, SlideError
+        Before anything is learned, where corrections, settings, model or slide do not fit.
+    JobError
+        Too little memory, no better than before, or a disk that refuses.
+    """
+    check(config)
+    _refuse_existing(output)
+    taught = Taught.of(corrections, annotations)
+    check_corrections(slide, corrections, taught)
+    model, parent = _parent(config)
+    _check_stain(slide, parent, config)
+    yield Progress(0, 1, "reading the corrected tiles")
+    notes: list[str] = []
+    taught, names = _named(taught, parent, notes)
+    parted = yield from _tiles(slide, taught, parent)
+    if not parted.guard:
+        notes.append("Too few tiles were corrected to hold any aside: no figures, no early stop.")
+    known = rehearsal.read_rehearsal(find_model(config.model), parent) if config.rehearsal else []
+    if not known:
+        notes.append("The model brings no rehearsal sample: what it knew of other tissue may fade.")
+    device = choose_device(config.device)
+    wide = widened(
+        model,
+        len(names) if not parent.class_rule else model.config.num_classes,
+        adapters=ADAPTER_CHANNELS if config.what == "adapters" else 0,
+    )
+    if model.config.overview is not None and wide.config.overview is None:
+        notes.append("Its coarser second opinion on classes knows the old classes only: left out.")
+    card = _working_card(parent, wide, names)
+    lessons = yield from _lessons(slide, taught, parted, wide, card, known, config, device)
+    if _one_class(lessons.corrected) and not known and len(names) > 1:
+        lessons = replace(lessons, corrected=[_untyped(s) for s in lessons.corrected])
+        notes.append("All corrections are of one class: only where cells are was learned.")
+    elif _one_class(lessons.corrected) and len(names) > 1:
+        notes.append("All corrections are of one class: of the others nothing new was learned.")
+    tuned = yield from tune(wide, card, lessons, config, device=device)
+    notes += _about(tuned)
+    card = _final_card(parent, card, output.name, slide, taught, parted, tuned, config, author)
+    yield Progress(tuned.steps, tuned.steps, "writing the model", seconds=tuned.seconds)
+    card = _written(output, tuned.model, card, find_model(config.model), parent)
+    return FinetuneResult(
+        output,
+        card,
+        tuned.before,
+        tuned.after,
+        taught.corrections,
+        len(parted.taught),
+        len(parted.guard),
+        tuned.step,
+        tuned.steps,
+        tuned.seconds,
+        tuple(notes),
+    )
+
+
+# --- before anything is learned --------------------------------------------------------------
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise ConfigError(
+            f"There is something at {output.name!r} already.",
+            expected="a folder that does not exist yet",
+            found="one that does",
+            remedy="choose another name; models are never overwritten",
+        )
+
+
+def _parent(config: FinetuneConfig) -> tuple[CellDETR, ModelCard]:
+    model, card = load_network(config.model)
+    refuse_other_task(card, "detect")
+    if not isinstance(model, CellDETR) or not card.training.get("detects", True):
+        raise ModelError(
+            f"Model {card.name!r} cannot be fine-tuned.",
+            expected="a CellDETR that detects cells",
+            found=type(model).__name__
+            if card.training.get("detects", True)
+            else "a pretrained one",
+            remedy="choose another model",
+        )
+    return model, card
+
+
+def _check_stain(slide: Slide, parent: ModelCard, config: FinetuneConfig) -> None:
+    found = guess_stain(slide)
+    if config.other_stain or found.kind in ("unknown", parent.stain):
+        return
+    raise ConfigError(
+        f"The corrections are of another stain than model {parent.name!r} was made for.",
+        expected=parent.stain,
+        found=f"{found.kind} ({found.why})",
+        remedy=f"go on from a model for {found.kind}, or say that another stain is meant "
+        "(--other-stain)",
+    )
+
+
+def _named(taught: Taught, parent: ModelCard, notes: list[str]) -> tuple[Taught, tuple[str, ...]]:
+    """Class ids of the model, and its class names with new ones behind the old."""
+    names = parent.class_names
+    if parent.class_rule:
+        notes.append(f"Classes of {parent.name} are measured, not learned: only cells are taught.")
+        return replace(taught, class_ids=np.full(len(taught.class_ids), -1, np.int16)), names
+    used = {taught.class_names[i] for i in np.unique(taught.class_ids[taught.vouched]) if i >= 0}
+    new = [n for n in taught.class_names if n in used and n not in names]
+    every = (*names, *new)
+    table = np.array(
+        [*(every.index(n) if n in every else -1 for n in taught.class_names), -1], np.int16
+    )
+    if new:
+        notes.append(f"New classes: {', '.join(new)}; the old ones keep their meaning.")
+    return replace(taught, class_ids=table[taught.class_ids], class_names=every), every
+
+
+def _tiles(slide: Slide, taught: Taught, parent: ModelCard) -> Job[Parted]:
+    tiles = []
+    for tile in taught_tiles(slide, taught, mpp=parent.mpp):
+        tiles.append(tile)
+        yield Progress(len(tiles), 0, "reading the corrected tiles")
+    before = parent.training.get("guard", [])
+    return part(tiles, slide_id=slide.identity(), before=before if isinstance(before, list) else [])
+
+
+# --- what is learned from --------------------------------------------------------------------
+
+
+def _lessons(
+    slide: Slide,
+    taught: Taught,
+    parted: Parted,
+    model: CellDETR,
+    card: ModelCard,
+    sample: Sequence[Seen],
+    config: FinetuneConfig,
+    device: str,
+) -> Job[Lessons]:
+    model.to(device).eval()
+    normalize = Normalizer(card.mean, card.std, device=device)
+    side = tile_px(card.mpp)
+    if model.config.geometry == "sigmoid":
+        side = model.config.window
+    fields = [tile.field for tile in parted.taught]
+    if not fields:
+        raise JobError(
+            "None of the corrections lies on a tile that can be read.",
+            expected="corrected cells on the slide",
+            found=f"{taught.corrections} corrections elsewhere",
+            remedy="check that the slide is the one that was corrected",
+        )
+    count = max(len(fields), min(CROPS, MOST_VIEWS * len(fields)))
+    seen = yield from see_crops(model, normalize, fields, side=side, count=count, seed=config.seed)
+    own: list[Seen] = []
+    if config.own_answers:
+        places = {tile.place for tile in (*parted.taught, *parted.guard)}
+        answers = yield from own_fields(model, card, slide, places, device=device)
+        if answers:
+            alone, soft = zip(*answers, strict=True)
+            own = yield from see_crops(
+                model, normalize, alone, side=side, count=4 * len(alone), seed=1, soft=soft
+            )
+    guard: list[Field] = [tile.field for tile in parted.guard]
+    return Lessons(seen, sample, own, guard)
+
+
+def _one_class(seen: Sequence[Seen]) -> bool:
+    return len({int(i) for s in seen for i in s.targets.class_ids.tolist() if i >= 0}) == 1
+
+
+def _untyped(seen: Seen) -> Seen:
+    ids = seen.targets.class_ids
+    return replace(seen, targets=replace(seen.targets, class_ids=ids.new_full(ids.shape, -1)))
+
+
+# --- what comes out --------------------------------------------------------------------------
+
+
+def _about(tuned: Tuned) -> list[str]:
+    if tuned.before is None:
+        return []
+    held = tuned.before.detection.n_truth
+    if held < GUARD_CELLS:
+        return [f"Only {held} cells were held aside: their figures say little."]
+    return []
+
+
+def _working_card(parent: ModelCard, model: CellDETR, names: tuple[str, ...]) -> ModelCard:
+    colors = list(parent.class_colors)
+    colors += [PALETTE[i % len(PALETTE)] for i in range(len(colors), len(names))]
+    return replace(
+        parent,
+        arguments=dataclasses.asdict(model.config),
+        class_names=names,
+        class_colors=tuple(colors),
+    )
+
+
+def _final_card(
+    parent: ModelCard,
+    card: ModelCard,
+    name: str,
+    slide: Slide,
+    taught: Taught,
+    parted: Parted,
+    tuned: Tuned,
+    config: FinetuneConfig,
+    author: str,
+) -> ModelCard:
+    entry = {
+        "name": "corrections",
+        "kind": "corrections",
+        "slide": slide.name,
+        "slide_id": slide.identity(),
+        "cells": int(taught.vouched.sum()),
+        "deleted": len(taught.gone),
+        "complete_areas": len(taught.areas),
+        "tiles": len(parted.taught),
+        "tiles_held_aside": len(parted.guard),
+        "authors": list(taught.authors),
+        "taught_by": author or ", ".join(taught.authors),
+        "date": now(),
+        "licence": "that of the slide's owner",
+    }
+    told = json.loads(to_json(config)) | {"model": parent.name, "version": __version__}
+    before = parent.training.get("guard", [])
+    training: dict[str, Any] = dict(parent.training) | {
+        "finetune": told | {"kept_step": tuned.step, "seconds": round(tuned.seconds, 1)},
+        "guard": sorted({*(before if isinstance(before, list) else []), *parted.units}),
+    }
+    return replace(
+        card,
+        name=name,
+        title=f"{parent.title}, fine-tuned on {slide.name}",
+        description=f"{parent.name} taught with corrections of {slide.name} "
+        f"({config.what}; napari-celldetr {__version__}).",
+        data=[*parent.data, entry],
+        metrics=_figures(tuned),
+        limits=f"Fine-tuned on corrections of one slide. Threshold and calibration are those of "
+        f"{parent.name} and were not fitted again. {parent.limits}",
+        training=training,
+        parent=parent.weights_sha256,
+    )
+
+
+def _figures(tuned: Tuned) -> dict[str, Any]:
+    both: Mapping[str, PointScores | None] = {"before": tuned.before, "after": tuned.after}
+    known = {word: scores.to_dict() for word, scores in both.items() if scores is not None}
+    return {"corrected tiles held aside": known} if known else {}
+
+
+def _written(
+    output: Path, model: CellDETR, card: ModelCard, old: Path, parent: ModelCard
+) -> ModelCard:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(output) as folder:
+            if rehearsal.KEY in parent.training and (old / rehearsal.NAME).is_file():
+                # The backbone is the same: the sample serves the new model as well.
+                shutil.copyfile(old / rehearsal.NAME, folder / rehearsal.NAME)
+            return save_model(folder, model, card)
+    except OSError as error:
+        raise JobError(
+            "The model cannot be written.",
+            expected="a writable folder with free space",
+            found=why(error),
+            remedy="choose another folder or free some space; the old model is unharmed",
+        ) from error
