@@ -29,8 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="MODEL",
-        help="folder of the new model; a name alone puts it among your own models, where it is "
-        "listed",
+        help="folder of the new model, which must not exist yet",
     )
     parser.add_argument(
         "--mpp", type=float, metavar="µm/px", help="replaces the slide's own pixel size"
@@ -41,7 +40,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: Screen) -> Exit:
     """Teach the model, and say what it is worth on the squares held aside."""
-    from napari_celldetr.core.user_folders import user_models_folder
     from napari_celldetr.nets.card import read_card
     from napari_celldetr.nets.registry import find_model
     from napari_celldetr.pipeline.corrections import corrections_from_geojson, corrections_of
@@ -51,9 +49,6 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
     from napari_celldetr.training.memory import keep_memory
 
     config = config_from(args, FinetuneConfig)
-    output = args.output
-    if output.parent == Path() and output.name == str(output):
-        output = user_models_folder() / output
     keep_memory()
     with open_slide(args.slide, mpp=args.mpp) as slide:
         said = None
@@ -62,9 +57,11 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         else:
             names = read_card(find_model(config.model)).class_names
             cells = corrections_from_geojson(args.corrections, slide, class_names=names)
-        job = finetune(slide, cells, config, output=output, annotations=said, author=args.author)
+        job = finetune(
+            slide, cells, config, output=args.output, annotations=said, author=args.author
+        )
         try:
-            result, _ = screen.follow(job, output.name, unit="steps")
+            result, _ = screen.follow(job, args.output.name, unit="steps")
         except Interrupted:
             screen.note("Interrupted: no model was written, and none was changed.")
             return Exit.INTERRUPTED
