@@ -5,19 +5,17 @@ The folder appears whole, at the end, or not at all. The model it goes on from s
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from napari_celldetr import RESEARCH_USE, __version__
+from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.annotations import Annotations, CorrectedCells
-from napari_celldetr.core.config import check, to_json
+from napari_celldetr.core.config import check
 from napari_celldetr.core.errors import ConfigError, JobError, ModelError
 from napari_celldetr.core.metrics import PointScores
 from napari_celldetr.core.progress import Job, Progress
@@ -31,22 +29,33 @@ from napari_celldetr.nets.registry import (
     refuse_other_task,
     save_model,
 )
-from napari_celldetr.nets.running import Normalizer
+from napari_celldetr.nets.running import Normalizer, is_out_of_memory
 from napari_celldetr.nets.widen import widened
 from napari_celldetr.pipeline.atomic import why
 from napari_celldetr.pipeline.atomic_folder import replacing_folder
 from napari_celldetr.pipeline.corrections import check_corrections
+from napari_celldetr.pipeline.finetune_card import (
+    Teaching,
+    finished_card,
+    held_before,
+    working_card,
+)
 from napari_celldetr.pipeline.her2.stain_kind import guess_stain
-from napari_celldetr.pipeline.journal import now
 from napari_celldetr.slides.slide import Slide
-from napari_celldetr.training import rehearsal
 from napari_celldetr.training.fields import Field
-from napari_celldetr.training.finetune import GUARD_CELLS, Lessons, Tuned, tune
+from napari_celldetr.training.finetune import GUARD_CELLS, Lessons, Tuned, no_memory, tune
 from napari_celldetr.training.finetune_cache import MOST_VIEWS, Seen, see_crops
 from napari_celldetr.training.finetune_config import FinetuneConfig
 from napari_celldetr.training.finetune_own import own_fields
-from napari_celldetr.training.finetune_tiles import Parted, Taught, part, taught_tiles, tile_px
-from napari_celldetr.training.train import PALETTE
+from napari_celldetr.training.finetune_tiles import (
+    Parted,
+    Taught,
+    part,
+    read_tile,
+    tile_places,
+    tile_px,
+)
+from napari_celldetr.training.rehearsal import KEY, NAME, read_rehearsal
 
 ADAPTER_CHANNELS = 16
 CROPS = 240
@@ -155,48 +164,37 @@ def finetune(
     check_corrections(slide, corrections, taught)
     model, parent = _parent(config)
     _check_stain(slide, parent, config)
-    yield Progress(0, 1, "reading the corrected tiles")
-    notes: list[str] = []
-    taught, names = _named(taught, parent, notes)
-    parted = yield from _tiles(slide, taught, parent)
-    if not parted.guard:
-        notes.append("Too few tiles were corrected to hold any aside: no figures, no early stop.")
-    known = rehearsal.read_rehearsal(find_model(config.model), parent) if config.rehearsal else []
-    if not known:
-        notes.append("The model brings no rehearsal sample: what it knew of other tissue may fade.")
     device = choose_device(config.device)
-    wide = widened(
-        model,
-        len(names) if not parent.class_rule else model.config.num_classes,
-        adapters=ADAPTER_CHANNELS if config.what == "adapters" else 0,
-    )
-    if model.config.overview is not None and wide.config.overview is None:
-        notes.append("Its coarser second opinion on classes knows the old classes only: left out.")
-    card = _working_card(parent, wide, names)
-    lessons = yield from _lessons(slide, taught, parted, wide, card, known, config, device)
-    if _one_class(lessons.corrected) and not known and len(names) > 1:
-        lessons = replace(lessons, corrected=[_untyped(s) for s in lessons.corrected])
-        notes.append("All corrections are of one class: only where cells are was learned.")
-    elif _one_class(lessons.corrected) and len(names) > 1:
-        notes.append("All corrections are of one class: of the others nothing new was learned.")
-    tuned = yield from tune(wide, card, lessons, config, device=device)
-    notes += _about(tuned)
-    card = _final_card(parent, card, output.name, slide, taught, parted, tuned, config, author)
+    with _enough_memory(device):
+        ready = yield from _prepare(slide, taught, model, parent, config, device)
+        tuned = yield from tune(ready.model, ready.card, ready.lessons, config, device=device)
+    teaching = Teaching(slide, ready.taught, ready.parted, parent, config, author)
+    card = finished_card(ready.card, output.name, teaching, tuned)
     yield Progress(tuned.steps, tuned.steps, "writing the model", seconds=tuned.seconds)
-    card = _written(output, tuned.model, card, find_model(config.model), parent)
+    card = _written(output, tuned.model, card, find_model(config.model))
     return FinetuneResult(
         output,
         card,
         tuned.before,
         tuned.after,
         taught.corrections,
-        len(parted.taught),
-        len(parted.guard),
+        len(ready.parted.taught),
+        len(ready.parted.guard),
         tuned.step,
         tuned.steps,
         tuned.seconds,
-        tuple(notes),
+        (*ready.notes, *_about(tuned)),
     )
+
+
+@contextlib.contextmanager
+def _enough_memory(device: str) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise no_memory(device) from error
 
 
 # --- before anything is learned --------------------------------------------------------------
@@ -257,21 +255,65 @@ def _named(taught: Taught, parent: ModelCard, notes: list[str]) -> tuple[Taught,
     return replace(taught, class_ids=table[taught.class_ids], class_names=every), every
 
 
-def _tiles(slide: Slide, taught: Taught, parent: ModelCard) -> Job[Parted]:
-    tiles = []
-    for tile in taught_tiles(slide, taught, mpp=parent.mpp):
-        tiles.append(tile)
-        yield Progress(len(tiles), 0, "reading the corrected tiles")
-    before = parent.training.get("guard", [])
-    return part(tiles, slide_id=slide.identity(), before=before if isinstance(before, list) else [])
-
-
 # --- what is learned from --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """All that a fine-tuning needs; `taught` has the new model's class ids."""
+
+    model: CellDETR
+    card: ModelCard
+    taught: Taught
+    parted: Parted
+    lessons: Lessons
+    notes: tuple[str, ...]
+
+
+def _prepare(
+    slide: Slide,
+    taught: Taught,
+    model: CellDETR,
+    parent: ModelCard,
+    config: FinetuneConfig,
+    device: str,
+) -> Job[_Ready]:
+    notes: list[str] = []
+    taught, names = _named(taught, parent, notes)
+    parted = yield from _tiles(slide, taught, parent)
+    if not parted.guard:
+        notes.append("Too few tiles were corrected to hold any aside: no figures, no early stop.")
+    sample = read_rehearsal(find_model(config.model), parent) if config.rehearsal else []
+    if not sample:
+        notes.append("No rehearsal sample is used: what the model knew of other tissue may fade.")
+    wide = widened(
+        model,
+        model.config.num_classes if parent.class_rule else len(names),
+        adapters=ADAPTER_CHANNELS if config.what == "adapters" else 0,
+    )
+    if model.config.overview is not None and wide.config.overview is None:
+        notes.append("Its coarser second opinion on classes knows the old classes only: left out.")
+    card = working_card(parent, wide, names)
+    lessons = yield from _lessons(slide, parted, wide, card, sample, config, device)
+    if len(names) > 1 and _one_class(lessons.corrected):
+        notes.append("All corrections are of one class: of the others nothing new is learned.")
+        if not sample:
+            # Nothing would hold the other classes: soon all cells would be of this one.
+            lessons = replace(lessons, corrected=[_untyped(s) for s in lessons.corrected])
+    return _Ready(wide, card, taught, parted, lessons, tuple(notes))
+
+
+def _tiles(slide: Slide, taught: Taught, parent: ModelCard) -> Job[Parted]:
+    tiles, places = [], tile_places(slide, taught)
+    for done, place in enumerate(places):
+        yield Progress(done, len(places), "reading the corrected tiles")
+        tile = read_tile(slide, taught, place, mpp=parent.mpp)
+        tiles += [] if tile is None else [tile]
+    return part(tiles, slide_id=slide.identity(), before=held_before(parent))
 
 
 def _lessons(
     slide: Slide,
-    taught: Taught,
     parted: Parted,
     model: CellDETR,
     card: ModelCard,
@@ -289,7 +331,7 @@ def _lessons(
         raise JobError(
             "None of the corrections lies on a tile that can be read.",
             expected="corrected cells on the slide",
-            found=f"{taught.corrections} corrections elsewhere",
+            found="none of them",
             remedy="check that the slide is the one that was corrected",
         )
     count = max(len(fields), min(CROPS, MOST_VIEWS * len(fields)))
@@ -328,79 +370,13 @@ def _about(tuned: Tuned) -> list[str]:
     return []
 
 
-def _working_card(parent: ModelCard, model: CellDETR, names: tuple[str, ...]) -> ModelCard:
-    colors = list(parent.class_colors)
-    colors += [PALETTE[i % len(PALETTE)] for i in range(len(colors), len(names))]
-    return replace(
-        parent,
-        arguments=dataclasses.asdict(model.config),
-        class_names=names,
-        class_colors=tuple(colors),
-    )
-
-
-def _final_card(
-    parent: ModelCard,
-    card: ModelCard,
-    name: str,
-    slide: Slide,
-    taught: Taught,
-    parted: Parted,
-    tuned: Tuned,
-    config: FinetuneConfig,
-    author: str,
-) -> ModelCard:
-    entry = {
-        "name": "corrections",
-        "kind": "corrections",
-        "slide": slide.name,
-        "slide_id": slide.identity(),
-        "cells": int(taught.vouched.sum()),
-        "deleted": len(taught.gone),
-        "complete_areas": len(taught.areas),
-        "tiles": len(parted.taught),
-        "tiles_held_aside": len(parted.guard),
-        "authors": list(taught.authors),
-        "taught_by": author or ", ".join(taught.authors),
-        "date": now(),
-        "licence": "that of the slide's owner",
-    }
-    told = json.loads(to_json(config)) | {"model": parent.name, "version": __version__}
-    before = parent.training.get("guard", [])
-    training: dict[str, Any] = dict(parent.training) | {
-        "finetune": told | {"kept_step": tuned.step, "seconds": round(tuned.seconds, 1)},
-        "guard": sorted({*(before if isinstance(before, list) else []), *parted.units}),
-    }
-    return replace(
-        card,
-        name=name,
-        title=f"{parent.title}, fine-tuned on {slide.name}",
-        description=f"{parent.name} taught with corrections of {slide.name} "
-        f"({config.what}; napari-celldetr {__version__}).",
-        data=[*parent.data, entry],
-        metrics=_figures(tuned),
-        limits=f"Fine-tuned on corrections of one slide. Threshold and calibration are those of "
-        f"{parent.name} and were not fitted again. {parent.limits}",
-        training=training,
-        parent=parent.weights_sha256,
-    )
-
-
-def _figures(tuned: Tuned) -> dict[str, Any]:
-    both: Mapping[str, PointScores | None] = {"before": tuned.before, "after": tuned.after}
-    known = {word: scores.to_dict() for word, scores in both.items() if scores is not None}
-    return {"corrected tiles held aside": known} if known else {}
-
-
-def _written(
-    output: Path, model: CellDETR, card: ModelCard, old: Path, parent: ModelCard
-) -> ModelCard:
+def _written(output: Path, model: CellDETR, card: ModelCard, old: Path) -> ModelCard:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(output) as folder:
-            if rehearsal.KEY in parent.training and (old / rehearsal.NAME).is_file():
+            if KEY in card.training and (old / NAME).is_file():
                 # The backbone is the same: the sample serves the new model as well.
-                shutil.copyfile(old / rehearsal.NAME, folder / rehearsal.NAME)
+                shutil.copyfile(old / NAME, folder / NAME)
             return save_model(folder, model, card)
     except OSError as error:
         raise JobError(

@@ -80,6 +80,14 @@ class Tuned:
     losses: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TuneProgress(Progress):
+    """A step of fine-tuning: the mean of its latest losses, and the guard tiles' last figures."""
+
+    loss: float | None = None
+    guard: PointScores | None = None
+
+
 def freeze(model: CellDETR) -> None:
     """Leave gradients to what learns in fine-tuning."""
     for name, parameter in model.named_parameters():
@@ -121,7 +129,7 @@ class _Run:
         self.rng = np.random.default_rng(config.seed)
         self.started = time.monotonic()
         self.losses: list[float] = []
-        self.words = ""
+        self.guard: PointScores | None = None
 
     def all(self) -> Job[Tuned]:
         """Check, learn, check again."""
@@ -156,9 +164,23 @@ class _Run:
             tuple(self.losses),
         )
 
-    def _shown(self, done: int, message: str, note: str = "") -> Progress:
+    def _shown(self, done: int, message: str = "", note: str = "") -> Progress:
         seconds = time.monotonic() - self.started
-        return Progress(done, self.config.steps, message, seconds=seconds, note=note)
+        loss = float(np.mean(self.losses[-10:])) if self.losses else None
+        return TuneProgress(
+            done,
+            self.config.steps,
+            message or self._words(loss),
+            seconds=seconds,
+            note=note,
+            loss=loss,
+            guard=self.guard,
+        )
+
+    def _words(self, loss: float | None) -> str:
+        words = [] if loss is None else [f"loss {loss:.2f}"]
+        words += [] if self.guard is None else [f"guard F1 {self.guard.f1:.2f}"]
+        return ", ".join(words)
 
     # --- learning ----------------------------------------------------------------------------
 
@@ -169,7 +191,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for crops, weight in self._sources():
-            yield self._shown(number - 1, self.words)
+            yield self._shown(number - 1)
             total += self._backward(crops, weight, number)
         learned = [p for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(learned, RECIPES["small"].clip)
@@ -178,9 +200,7 @@ class _Run:
         self.optimizer.step()
         self._update_average(number)
         self.losses.append(total)
-        recent = self.losses[-10:]
-        self.words = f"loss {sum(recent) / len(recent):.2f}{self._guarded}"
-        yield self._shown(number, self.words)
+        yield self._shown(number)
 
     def _sources(self) -> Iterator[tuple[Sequence[Seen], float]]:
         yield self.lessons.corrected, 1.0
@@ -199,7 +219,7 @@ class _Run:
                 if not is_out_of_memory(error):
                     raise
                 if self.batch == 1:
-                    raise _no_memory(self.device) from error
+                    raise no_memory(self.device) from error
                 # What half a backward pass left behind would count twice.
                 self.optimizer.zero_grad(set_to_none=True)
                 self.batch = max(self.batch // 2, 1)
@@ -229,8 +249,6 @@ class _Run:
 
     # --- the guard ---------------------------------------------------------------------------
 
-    _guarded = ""
-
     def _check(self, done: int) -> Job[PointScores | None]:
         if not self.lessons.guard:
             return None
@@ -240,9 +258,8 @@ class _Run:
             found = found_cells(predictor, field).above(self.card.threshold)
             items.append(point_field(*where_labels_speak(field, found)))
             yield self._shown(done, "checking on squares held aside")
-        scores = guard_scores(items, self.card)
-        self._guarded = f", guard F1 {scores.f1:.2f}"
-        return scores
+        self.guard = guard_scores(items, self.card)
+        return self.guard
 
 
 def guard_scores(items: Sequence[Any], card: ModelCard) -> PointScores:
@@ -290,7 +307,8 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _no_memory(device: str) -> JobError:
+def no_memory(device: str) -> JobError:
+    """That a device has too little memory even for single tiles."""
     return JobError(
         "There is not enough memory to fine-tune this model.",
         expected="memory for one tile at a time",

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +107,7 @@ class Taught:
         """(M, 2)."""
         return centres(self.gone)
 
-    @property
+    @cached_property
     def vouched(self) -> NDArray[np.bool_]:
         """(N,) which cells a person vouches for, by themselves or by a complete area."""
         inside = self.said.copy()
@@ -173,18 +174,16 @@ def taught_tiles(slide: Slide, taught: Taught, *, mpp: float) -> Iterator[Taught
 
     Raises `SlideError` where the slide cannot be read or has no pixel size.
     """
-    side = np.array(slide.known_mpp(), np.float64)
-    vouched = taught.vouched
-    for column, row in _places(taught, vouched, TILE_UM / side):
-        tile = _tile(slide, taught, vouched, (column, row), mpp)
+    for place in tile_places(slide, taught):
+        tile = read_tile(slide, taught, place, mpp=mpp)
         if tile is not None:
             yield tile
 
 
-def _places(
-    taught: Taught, vouched: NDArray[np.bool_], step: NDArray[np.float64]
-) -> list[tuple[int, int]]:
-    points = np.concatenate((taught.centres[vouched], taught.gone_centres))
+def tile_places(slide: Slide, taught: Taught) -> list[tuple[int, int]]:
+    """Places (column, row) of the tiles on which something was said."""
+    step = TILE_UM / np.array(slide.known_mpp(), np.float64)
+    points = np.concatenate((taught.centres[taught.vouched], taught.gone_centres))
     places = {(int(x), int(y)) for x, y in np.floor(points / step)}
     for area in taught.areas:
         low = np.floor(area.corners.min(axis=0) / step).astype(int)
@@ -193,9 +192,10 @@ def _places(
     return sorted(places)
 
 
-def _tile(
-    slide: Slide, taught: Taught, vouched: NDArray[np.bool_], place: tuple[int, int], mpp: float
+def read_tile(
+    slide: Slide, taught: Taught, place: tuple[int, int], *, mpp: float
 ) -> TaughtTile | None:
+    """One tile; None where it lies outside the slide, or nothing on it counts."""
     side = np.array(slide.known_mpp(), np.float64)
     core = np.array([place, (place[0] + 1, place[1] + 1)]) * TILE_UM / side
     low = np.floor(core[0] - HALO_UM / side).astype(int)
@@ -219,7 +219,7 @@ def _tile(
     spoken = _spoken(points, gone, taught.said, (shape[0], shape[1]), mpp) & counted
     valid = whole | spoken
     in_whole, in_spoken = _at(whole, points), _at(spoken, points)
-    rows = np.flatnonzero(vouched & (in_whole | (in_spoken & taught.said)))
+    rows = np.flatnonzero(taught.vouched & (in_whole | (in_spoken & taught.said)))
     corrections = len(rows) + int(_at(counted, gone).sum())
     if not corrections and not whole.any():
         return None
