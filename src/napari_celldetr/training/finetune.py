@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from napari_celldetr.training.evaluate import found_cells, point_field, where_la
 from napari_celldetr.training.fields import Field
 from napari_celldetr.training.finetune_cache import Batch, Seen
 from napari_celldetr.training.finetune_config import FinetuneConfig
+from napari_celldetr.training.finetune_keep import can_keep, keep_loss
 from napari_celldetr.training.loop import SMALLEST_RATE, DivergedError
 from napari_celldetr.training.start import OVERVIEW
 from napari_celldetr.training.validation import RADIUS_UM
@@ -47,6 +48,8 @@ GUARD_CELLS = 20
 PATIENCE = 3
 """Checks without a better figure after which the run ends."""
 BOOTSTRAP = 500
+
+_Loss = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +126,7 @@ class _Run:
         self.device, self.batch = device, config.batch
         freeze(model)
         self.average = copy.deepcopy(model).requires_grad_(False)
+        self.before = copy.deepcopy(model).requires_grad_(False).eval()
         self.criterion = Criterion.for_model(model, class_weights(lessons, model).to(device))
         self.optimizer = torch.optim.AdamW(groups(model, config), betas=(0.9, 0.99))
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -190,9 +194,9 @@ class _Run:
         self._set_rates(number)
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for crops, weight in self._sources():
+        for crops, weight, loss in self._sources():
             yield self._shown(number - 1)
-            total += self._backward(crops, weight, number)
+            total += self._backward(crops, weight, loss, number)
         learned = [p for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(learned, RECIPES["small"].clip)
         if not math.isfinite(float(norm)):
@@ -202,19 +206,24 @@ class _Run:
         self.losses.append(total)
         yield self._shown(number)
 
-    def _sources(self) -> Iterator[tuple[Sequence[Seen], float]]:
-        yield self.lessons.corrected, 1.0
+    def _sources(self) -> Iterator[tuple[Sequence[Seen], float, _Loss]]:
+        yield self.lessons.corrected, 1.0, self._labels
         if self.lessons.rehearsal and self.config.rehearsal:
-            yield self.lessons.rehearsal, self.config.rehearsal
+            kept = self._kept if can_keep(self.model) else self._labels
+            yield self.lessons.rehearsal, self.config.rehearsal, kept
         if self.lessons.own and self.config.own_answers:
-            yield self.lessons.own, self.config.own_answers
+            yield self.lessons.own, self.config.own_answers, self._labels
 
-    def _backward(self, crops: Sequence[Seen], weight: float, number: int) -> float:
+    def _backward(self, crops: Sequence[Seen], weight: float, loss: _Loss, number: int) -> float:
         while True:
             count = min(self.batch, len(crops))
             chosen = [crops[i] for i in self.rng.choice(len(crops), count, replace=False)]
             try:
-                return self._learn(Batch.of(chosen, self.device), weight, number)
+                value = weight * loss(Batch.of(chosen, self.device))
+                if not math.isfinite(float(value.detach())):
+                    raise _diverged(number)
+                value.backward()  # type: ignore[no-untyped-call]
+                return float(value.detach())
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -224,14 +233,14 @@ class _Run:
                 self.optimizer.zero_grad(set_to_none=True)
                 self.batch = max(self.batch // 2, 1)
 
-    def _learn(self, batch: Batch, weight: float, number: int) -> float:
+    def _labels(self, batch: Batch) -> Tensor:
         encoded = self.model.encode_features(batch.features, batch.image)
         detected = self.model.detect(encoded)
         loss, _ = self.criterion.of(self.model, encoded, detected, batch.targets)
-        if not math.isfinite(float(loss.detach())):
-            raise _diverged(number)
-        (weight * loss).backward()  # type: ignore[no-untyped-call]
-        return weight * float(loss.detach())
+        return loss
+
+    def _kept(self, batch: Batch) -> Tensor:
+        return keep_loss(self.model, self.before, batch)
 
     def _set_rates(self, number: int) -> None:
         rise = min(1.0, number / WARMUP)
