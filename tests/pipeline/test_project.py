@@ -49,9 +49,9 @@ def test_the_default_lies_among_the_users_data(monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
     for system, base in (("linux", "/data"), ("win32", "/local")):
-        monkeypatch.setattr(module.sys, "platform", system)
+        monkeypatch.setattr(sys, "platform", system)
         assert default_folder() == Path(base, "napari-celldetr", "projects", "default")
-    monkeypatch.setattr(module.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert default_folder().parts[-5:-3] == ("Library", "Application Support")
     monkeypatch.setenv("CELLDETR_PROJECT", "/mine")
     assert default_folder() == Path("/mine")

@@ -46,7 +46,7 @@ def keep_loss(model: CellDETR, before: CellDETR, batch: Batch) -> Tensor:
     # The old network's places and priors: what the heatmap says is compared by itself.
     places = proposer.at(encoded, queries.references[..., :2], queries.prior, queries.valid)
     found: Detected = model.detection(encoded, places)
-    total = _bernoulli(told.heat, encoded.heat).sum() / cells
+    total: Tensor = _bernoulli(told.heat, encoded.heat).sum() / cells
     asked = _bernoulli(said.logits[-1], found.logits[-1])
     total = total + OBJECTNESS * asked[queries.valid].sum() / cells
     if not bool(sure.any()):
