@@ -15,7 +15,6 @@ from project_child import table
 
 from napari_celldetr.core.errors import AnnotationError
 from napari_celldetr.core.regions import Region
-from napari_celldetr.pipeline import project as module
 from napari_celldetr.pipeline import project_record
 from napari_celldetr.pipeline.journal import Journal
 from napari_celldetr.pipeline.journal_errors import DamagedJournalError
