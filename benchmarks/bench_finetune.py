@@ -28,7 +28,7 @@ from napari_celldetr.nets.predictor import CellDETRPredictor
 from napari_celldetr.nets.registry import find_model, load_network
 from napari_celldetr.nets.running import Normalizer
 from napari_celldetr.nets.widen import widened
-from napari_celldetr.pipeline.finetune import ADAPTER_CHANNELS, CROPS
+from napari_celldetr.pipeline.finetune_lessons import ADAPTER_CHANNELS, CROPS
 from napari_celldetr.training.evaluate import found_cells, point_field, where_labels_speak
 from napari_celldetr.training.fields import Field, resample
 from napari_celldetr.training.finetune import Lessons, tune
