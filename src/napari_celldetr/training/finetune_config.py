@@ -51,7 +51,7 @@ class FinetuneConfig:
             le=10.0,
             advanced=True,
         ),
-    ] = 1.0
+    ] = 2.0
     own_answers: Annotated[
         float,
         Field(
