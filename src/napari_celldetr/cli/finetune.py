@@ -1,24 +1,19 @@
-"""`celldetr finetune`: corrections of a slide become a model of one's own."""
+"""`celldetr finetune`: corrections of a slide in, a new model folder out."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from napari_celldetr.cli.exits import Exit
-from napari_celldetr.cli.outputs import prepare_folder
-from napari_celldetr.cli.screen import Screen
-from napari_celldetr.core.errors import ConfigError, ModelError
+from napari_celldetr.cli.finetune_head import model_with, teach_head
+from napari_celldetr.cli.flags import add_config_flags, config_from
+from napari_celldetr.cli.screen import Interrupted, Screen
+from napari_celldetr.training.finetune_config import FinetuneConfig
 
-if TYPE_CHECKING:
-    from napari_celldetr.core.cell_table import CellTable
-    from napari_celldetr.pipeline.lesson import Lesson
-    from napari_celldetr.slides.slide import Slide
-
-HEAD = "head"
+HEAD, WHAT = "head", "what"
+KINDS = (HEAD, "decoder", "adapters")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,158 +21,76 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "corrections",
         type=Path,
-        metavar="PROJECT|CORRECTIONS",
-        help="the folder of a project in which the slide was corrected, or a .geojson file",
+        metavar="PROJECT|CORRECTIONS.geojson",
+        help="the folder of a project in which the slide was corrected, or a GeoJSON file of "
+        "corrected cells and areas",
     )
-    parser.add_argument("--slide", type=Path, required=True, help="the slide that was corrected")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="MODEL", help="folder of the new model"
+        "--slide", type=Path, required=True, metavar="SLIDE", help="the slide that was corrected"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="MODEL",
+        help="folder of the new model, which must not exist yet",
     )
     parser.add_argument(
         "--what",
-        choices=tuple(KINDS),
+        choices=KINDS,
         default=HEAD,
-        help="what learns: the head, which names cells (seconds) (default: head)",
+        help="what learns. head: what cells are called, in seconds; decoder: missed cells and "
+        "wrong boxes as well, in minutes; adapters: small layers in the encoder besides "
+        "(default: head, of which the settings below that speak of tiles and steps mean nothing)",
     )
     parser.add_argument(
-        "--model",
-        default="",
-        metavar="MODEL",
-        help="the model that is taught (default: the one that found the project's cells; "
-        "celldetr-he for a file)",
+        "--mpp", type=float, metavar="µm/px", help="replaces the slide's own pixel size"
     )
-    parser.add_argument("--mpp", type=float, help="µm per px of the slide, where it says none")
-    parser.add_argument("--author", default="", help="who corrected (default: the user's name)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--author", default="", metavar="NAME", help="who teaches, for the card")
+    add_config_flags(parser, FinetuneConfig, skip=(WHAT,))
 
 
 def run(args: argparse.Namespace, screen: Screen) -> Exit:
-    """Teach, write the model, say whether it helped."""
-    KINDS[args.what](args, screen)
-    screen.say(f"written: {args.output}")
-    screen.research_use()
-    return Exit.OK
+    """Teach the model, and say what it is worth on the squares held aside."""
+    if args.what == HEAD:
+        teach_head(args, screen)
+        screen.say(f"New model: {args.output}")
+        screen.research_use()
+        return Exit.OK
+    return _detector(args, screen)
 
 
-def _head(args: argparse.Namespace, screen: Screen) -> None:
-    from napari_celldetr.nets.registry import CARD
-    from napari_celldetr.pipeline.share_lesson import share_lesson
+def _detector(args: argparse.Namespace, screen: Screen) -> Exit:
+    from napari_celldetr.nets.card import read_card
+    from napari_celldetr.nets.registry import find_model
+    from napari_celldetr.pipeline.corrections import corrections_from_geojson, corrections_of
+    from napari_celldetr.pipeline.finetune import finetune
+    from napari_celldetr.pipeline.reviewed import find_record
     from napari_celldetr.slides.readers import open_slide
+    from napari_celldetr.training.memory import keep_memory
 
-    if (args.output / CARD).exists():
-        raise ModelError(
-            f"There is a model in {args.output.name!r} already.",
-            expected="a new folder",
-            found=f"{CARD} in it",
-            remedy="choose another folder with -o, or delete this one",
-        )
-    prepare_folder(args.output.parent)
+    config = replace(config_from(args, FinetuneConfig, skip=(WHAT,)), what=args.what)
+    keep_memory()
     with open_slide(args.slide, mpp=args.mpp) as slide:
-        given = _given(args, slide, screen)
-        lesson = _taught(args, slide, given, screen)
-    card = share_lesson(lesson, given.base, args.output)
-    screen.say(f"classes: {', '.join(card.class_names)}")
-    screen.say(lesson.sentence())
-    if lesson.verdict is not None:
-        screen.say(lesson.verdict.sentence())
-    for warning in lesson.warnings:
-        screen.note(f"warning: {warning}")
-
-
-KINDS: Mapping[str, Callable[[argparse.Namespace, Screen], None]] = {HEAD: _head}
-"""What may learn, and how."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """What there is to learn from. `parent` is the lesson that holds in a project."""
-
-    table: CellTable
-    base: str | Path
-    parent: Lesson | None = None
-    audited: frozenset[tuple[int, int]] = frozenset()
-    colors: Mapping[str, tuple[int, int, int]] | None = None
-
-
-def _given(args: argparse.Namespace, slide: Slide, screen: Screen) -> _Given:
-    if args.corrections.is_dir():
-        return _of_project(args, slide)
-    if not args.corrections.is_file():
-        raise ConfigError(
-            "There are no such corrections.",
-            expected="the folder of a project, or a GeoJSON file",
-            found=f"nothing at {args.corrections.name!r}",
-            remedy="check the path",
+        said = None
+        if args.corrections.is_dir():
+            cells, said = corrections_of(find_record(slide, args.corrections))
+            found_by = cells.cells.source
+            if args.model is None and found_by.weights_sha256:
+                model = model_with(found_by.weights_sha256, found_by.model)
+                config = replace(config, model=str(model))
+        else:
+            names = read_card(find_model(config.model)).class_names
+            cells = corrections_from_geojson(args.corrections, slide, class_names=names)
+        job = finetune(
+            slide, cells, config, output=args.output, annotations=said, author=args.author
         )
-    return _of_file(args, slide, screen)
-
-
-def _of_project(args: argparse.Namespace, slide: Slide) -> _Given:
-    from napari_celldetr.pipeline.reviewed import class_colors, find_record, reviewed_table
-
-    record = find_record(slide, args.corrections)
-    table = reviewed_table(record)
-    return _Given(
-        table,
-        args.model or _model_with(table.source.weights_sha256, table.source.model),
-        record.lessons.current(),
-        frozenset(record.lessons.asked()),
-        class_colors(record),
-    )
-
-
-def _of_file(args: argparse.Namespace, slide: Slide, screen: Screen) -> _Given:
-    from napari_celldetr.core.config import DetectConfig
-    from napari_celldetr.nets.registry import load_model
-    from napari_celldetr.pipeline.corrections_file import correct_from_file
-
-    base = args.model or DetectConfig().model
-    predictor = load_model(base, device=args.device, class_columns=True)
-    found, _ = screen.follow(correct_from_file(slide, args.corrections, predictor), slide.name)
-    screen.say(found.report.sentence())
-    return _Given(found.table, base)
-
-
-def _model_with(weights: str, name: str) -> Path:
-    """Folder of the installed model with these weights."""
-    from napari_celldetr.nets.card import ModelCard
-    from napari_celldetr.nets.registry import list_models, model_places
-
-    places = model_places()
-    mine: list[ModelCard] = [c for c in list_models() if c.weights_sha256 == weights]
-    for place in (places[c.name] for c in mine if c.name in places):
-        return place
-    raise ModelError(
-        "The model that found these cells is not installed.",
-        expected=f"{name or 'a model'} with weights {weights[:12]}…",
-        found=", ".join(c.name for c in list_models()) or "no models",
-        remedy="name its folder with --model, or put it into a folder of CELLDETR_MODELS",
-    )
-
-
-def _taught(args: argparse.Namespace, slide: Slide, given: _Given, screen: Screen) -> Lesson:
-    from napari_celldetr.pipeline.project import user_name
-    from napari_celldetr.pipeline.teach import TeachSettings, teach
-
-    settings = TeachSettings(
-        author=args.author or user_name(),
-        colors=given.colors or {},
-        mpp=given.table.source.mpp or slide.mpp,
-        audited=given.audited,
-        ask=_asking(args, slide, given),
-    )
-    job = teach(given.table, settings, parent=given.parent)
-    lesson, _ = screen.follow(job, "teaching", unit="steps")
-    return lesson
-
-
-def _asking(args: argparse.Namespace, slide: Slide, given: _Given) -> Any:
-    """What asks the model about cells that were added by hand; it is loaded when there are any."""
-    from napari_celldetr.nets.registry import load_model
-    from napari_celldetr.pipeline.ask import Asker
-
-    def ask(xy: Any) -> Any:
-        predictor = load_model(given.base, device=args.device, class_columns=True)
-        return Asker(slide, predictor, mpp=args.mpp).ask(xy)
-
-    return ask
+        try:
+            result, _ = screen.follow(job, args.output.name, unit="steps")
+        except Interrupted:
+            screen.note("Interrupted: no model was written, and none was changed.")
+            return Exit.INTERRUPTED
+    screen.say(f"New model: {result.folder}")
+    screen.say(result.as_text())
+    return Exit.OK

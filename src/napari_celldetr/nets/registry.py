@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from napari_celldetr.core.errors import ConfigError, ModelError
+from napari_celldetr.core.user_folders import user_models_folder
 from napari_celldetr.nets.card import CLASSIFY, DETECT, SEGMENT, ModelCard, read_card
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ _TYPES = {"F16", "F32", "BF16", "I64"}
 
 
 def model_folders() -> list[Path]:
-    """Folders searched for models: ``CELLDETR_MODELS`` (path list), then the installed ones."""
+    """Folders searched for models: ``CELLDETR_MODELS`` (path list), the installed ones, the user's.
+
+    The user's own come last, so that none of them takes the place of an installed one unseen.
+    """
     extra = [Path(p) for p in os.environ.get("CELLDETR_MODELS", "").split(os.pathsep) if p]
     package = Path(__file__).resolve().parents[1]
     # A wheel carries the models inside the package; a source checkout has them beside src/.
     own = [package / "models", package.parents[1] / "models"]
-    return [p for p in [*extra, *own] if p.is_dir()]
+    return [p for p in [*extra, *own, user_models_folder()] if p.is_dir()]
 
 
 def is_shipped(folder: str | Path) -> bool:
