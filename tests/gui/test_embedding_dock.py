@@ -1,6 +1,8 @@
 """The *Embedding* dock in a real viewer: linked both ways, teaching, asking, closing."""
 
 import gc
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from viewer_fakes import refuse_cut_labels, session_with, slide_image
 
 from napari_celldetr.core.detections import Detections, Source
 from napari_celldetr.core.edits import confirm, relabel
+from napari_celldetr.core.progress import Progress
+from napari_celldetr.gui import finetune_box
 from napari_celldetr.gui.plot_canvas import BOX, MOVE
 from napari_celldetr.gui.plot_colors import CHANGE, SCORE
 from napari_celldetr.gui.session import SESSION_KEY, session_of
@@ -263,6 +267,47 @@ def test_the_plot_follows_other_claims_and_colours(dock, qtbot):
     assert plot.placed is None
     qtbot.waitUntil(lambda: "No cells yet" in plot.state.text(), timeout=5_000)
     assert old is not None
+
+
+def fake_tuning(tmp_path, *, steps=3, seconds=0.0):
+    def job(request):
+        for i in range(steps):
+            time.sleep(seconds)
+            yield Progress(i, steps, "loss 0.5", seconds=1.0)
+        card = SimpleNamespace(title="Mine", name="mine")
+        return SimpleNamespace(
+            folder=tmp_path / "mine", card=card, as_text=lambda: f"{len(request.cells())} cells"
+        )
+
+    return job
+
+
+def test_fine_tuning_says_what_it_made(dock, qtbot, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune_box, "finetune_job", fake_tuning(tmp_path))
+    box = dock.teach.tuning
+    assert box.name.text().endswith("-tuned")
+    with qtbot.waitSignal(box.made, timeout=5_000) as made:
+        box.run()
+    assert made.args[0] == tmp_path / "mine"
+    assert "Detect cells lists it as Mine." in box.bar.status.text()
+    assert box.result.text() == f"{N} cells"
+
+
+def test_fine_tuning_can_be_stopped_and_the_viewer_closed_meanwhile(
+    dock, qtbot, tmp_path, monkeypatch
+):
+    slow = fake_tuning(tmp_path, steps=200, seconds=0.02)
+    monkeypatch.setattr(finetune_box, "finetune_job", slow)
+    box = dock.teach.tuning
+    box.run()
+    qtbot.waitUntil(lambda: "of 200" in box.bar.status.text(), timeout=5_000)
+    box.bar.cancel_button.click()
+    qtbot.waitUntil(lambda: not box.runner.running, timeout=5_000)
+    assert "no model was written" in box.bar.status.text()
+    box.run()
+    qtbot.wait(100)
+    dock.viewer.close()
+    assert not box.runner.running
 
 
 def test_closing_the_slide_or_the_dock_while_learning_is_harmless(dock, qtbot):

@@ -1,5 +1,7 @@
 """The plot of cells without a window: who is in it, in what colour, as dots or as a density."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tables import random_table
@@ -11,7 +13,7 @@ from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.edits import relabel
 from napari_celldetr.core.errors import EmbeddingError
 from napari_celldetr.core.progress import drain
-from napari_celldetr.gui.plot_cells import Embedded, place_job
+from napari_celldetr.gui.plot_cells import Beside, Embedded, place_job
 from napari_celldetr.gui.plot_colors import (
     CHANGE,
     CHANGED,
@@ -20,8 +22,10 @@ from napari_celldetr.gui.plot_colors import (
     GREY,
     MEASURED,
     SCORE,
+    SLIDE_COLORS,
     STATUS,
     STATUS_COLORS,
+    by_slide,
     choices,
     colouring,
     ramp,
@@ -144,3 +148,22 @@ def test_only_what_is_in_view_is_drawn():
     assert np.array_equal(drawn.dots, np.flatnonzero(points[:, 0] <= 0.5))
     values = picture(points, np.ones(100, bool), how, (0, 0, 1, 1), (20, 20), most_dots=5)
     assert values.image.shape == (20, 20, 4)
+
+
+def test_slides_lie_beside_each_other_in_one_plot_and_other_models_do_not():
+    table, other = embedded_table(120), embedded_table(300, seed=4)
+    shifted = other.claims[0].table
+    moved = shifted.embeddings + np.float16(20)
+    other.replace(Claims.prepared(replace(shifted, embeddings=moved), cell_ids))
+    foreign = embedded_table(100, size=9)
+    beside = [Beside("b", other), Beside("c", foreign)]
+    placed = drain(place_job(table, name="a", beside=beside))
+    assert len(placed.points) == 120
+    ((name, points),) = placed.beside
+    assert name == "b"
+    assert len(points) == 120  # Not more than of the slide itself.
+    assert abs(points[:, 0].mean() - placed.points[:, 0].mean()) > 10
+    assert "The slides lie 100 % apart" in placed.axes
+    colors = by_slide(["a", "b"], [120, 120])
+    assert (colors.of(np.arange(120)) == SLIDE_COLORS[0]).all()
+    assert (colors.of(np.arange(120, 240)) == SLIDE_COLORS[1]).all()

@@ -17,10 +17,10 @@ from napari_celldetr.gui.overlay import NO_ROWS
 from napari_celldetr.gui.panel import JobRunner
 from napari_celldetr.gui.parts import narrow, short_combo, single_shot, wrapped_label
 from napari_celldetr.gui.plot_canvas import BOX, LASSO, MOVE, PlotCanvas
-from napari_celldetr.gui.plot_cells import PCA, UMAP, Placed, place_job
-from napari_celldetr.gui.plot_colors import CLASS, choices, colouring
+from napari_celldetr.gui.plot_cells import PCA, UMAP, Beside, Placed, place_job
+from napari_celldetr.gui.plot_colors import CLASS, SLIDE, by_slide, choices, colouring
 from napari_celldetr.gui.plot_picture import MOST_DOTS, Picture, picture
-from napari_celldetr.gui.session import SlideSession
+from napari_celldetr.gui.session import SlideSession, known_session
 
 DRAW_MS, PLACE_MS, HOVER_MS = 30, 400, 150
 AROUND = 12
@@ -176,8 +176,19 @@ class PlotBox(QWidget):
             self._show_state(EMPTY_TEXT)
             return
         table, method = session.cells.copy(), str(self.method.currentData())
+        name, beside = session.layer.name, self._beside(session)
         self._show_state("Laying out the cells…", busy=True)
-        self.runner.start(lambda: place_job(table, method))
+        self.runner.start(lambda: place_job(table, method, name=name, beside=beside))
+
+    def _beside(self, session: SlideSession) -> list[Beside]:
+        """The cells of the other slides in the window."""
+        others = [layer for layer in session.viewer.layers if layer is not session.layer]
+        known = [known_session(layer) for layer in others]
+        return [
+            Beside(one.layer.name, one.cells.copy())
+            for one in known
+            if one is not None and one is not session and len(one.cells)
+        ]
 
     def _say_busy(self, step: Any) -> None:
         share = f" {100 * step.done / step.total:.0f} %" if step.total else ""
@@ -209,6 +220,8 @@ class PlotBox(QWidget):
 
     def _offer_colours(self, session: SlideSession) -> None:
         wanted, now = choices(session.cells), self.by.currentData()
+        if self.placed is not None and self.placed.beside:
+            wanted.append((SLIDE, "Slide"))
         self.by.blockSignals(True)
         self.by.clear()
         for key, words in wanted:
@@ -234,10 +247,18 @@ class PlotBox(QWidget):
         if session is None or placed is None:
             return
         by = str(self.by.currentData() or CLASS)
-        how = colouring(session.cells, placed.cells.rows, by, session.color_names)
+        points, shown = placed.points, self._shown()
+        if by == SLIDE:
+            others = [where for _, where in placed.beside]
+            names = [session.layer.name, *(name for name, _ in placed.beside)]
+            how = by_slide(names, [len(points), *(len(where) for where in others)])
+            points = np.concatenate([points, *others])
+            shown = np.concatenate([shown, np.ones(len(points) - len(shown), bool)])
+        else:
+            how = colouring(session.cells, placed.cells.rows, by, session.color_names)
         canvas = self.canvas
-        drawn = picture(placed.points, self._shown(), how, canvas.bounds, canvas.shape)
-        canvas.show_cells(drawn, placed.points)
+        drawn = picture(points, shown, how, canvas.bounds, canvas.shape)
+        canvas.show_cells(drawn, points)
         marks = "  ".join(
             f'<span style="color:rgb{color}">■</span>&nbsp;{name.replace(" ", "&nbsp;")}'
             for name, color in how.legend()

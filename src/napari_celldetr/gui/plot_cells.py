@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.claims import Rows
 from napari_celldetr.core.errors import EmbeddingError
 from napari_celldetr.core.progress import Job, Progress
+from napari_celldetr.core.space.batches import slide_mixing
 from napari_celldetr.core.space.density import Bounds, bounds_of
 from napari_celldetr.core.space.pca import fitting_pca
 
@@ -75,13 +77,30 @@ class Placed:
     bounds: Bounds
     at: NDArray[np.int32] = field(repr=False)
     """(N,) by row of the table: place in `points`, -1 for rows without one."""
+    beside: tuple[tuple[str, NDArray[np.float32]], ...] = ()
+    """Names of other slides and where their cells lie (m, 2)."""
 
     @classmethod
-    def made(cls, cells: Embedded, points: NDArray[np.float32], method: str, axes: str) -> Placed:
-        """With bounds that hold nearly all, and the way back from rows."""
+    def made(
+        cls,
+        cells: Embedded,
+        points: NDArray[np.float32],
+        method: str,
+        axes: str,
+        names: Sequence[tuple[str, int]] = (),
+    ) -> Placed:
+        """With bounds, and the way back from rows.
+
+        In `points`, cells of other slides follow those of `cells`: their names, and how many.
+        """
         at = np.full(int(cells.rows.max()) + 1, -1, np.int32)
         at[cells.rows] = np.arange(len(cells), dtype=np.int32)
-        return cls(cells, points, method, axes, bounds_of(points), at)
+        beside, start = [], len(cells)
+        for name, count in names:
+            beside.append((name, points[start : start + count]))
+            start += count
+        own = points[: len(cells)]
+        return cls(cells, own, method, axes, bounds_of(points), at, tuple(beside))
 
     def places(self, rows: Rows) -> NDArray[np.int64]:
         """Places in `points` of those of `rows` that have one."""
@@ -90,21 +109,72 @@ class Placed:
         return found[found >= 0]
 
 
-def place_job(table: CellTable, method: str = PCA) -> Job[Placed]:
-    """Put the cells of a table (a copy) into the plane.
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """Another slide whose cells are laid out with these: a copy of its table."""
 
-    `method` is ``pca`` or ``umap``. Raises `EmbeddingError` where there are too few, `JobError`
-    where umap-learn is missing.
+    name: str
+    table: CellTable
+
+
+def place_job(
+    table: CellTable, method: str = PCA, *, name: str = "", beside: Sequence[Beside] = ()
+) -> Job[Placed]:
+    """Put the cells of a table (a copy) into the plane, with those of other slides if there are.
+
+    `method` is ``pca`` or ``umap``. Other slides' cells are drawn down to those of this one, and
+    left out where they are of another model. Raises `EmbeddingError` where there are too few
+    cells, `JobError` where umap-learn is missing.
     """
     yield Progress(0, 0, "Gathering the cells…")
     cells = Embedded.of(table)
+    others = [(b, e) for b in beside if (e := _like(cells, b.table)) is not None]
+    vectors = cells.vectors
+    if others:
+        vectors = np.concatenate([vectors, *(e.vectors for _, e in others)])
+    names = [(b.name, len(e)) for b, e in others]
+    apart = _apart(table, cells, name, others)
     if method == UMAP:
         from napari_celldetr.pipeline.landmark_umap import landmark_umap
 
-        points = yield from landmark_umap(cells.vectors)
-        return Placed.made(cells, points, UMAP, "UMAP: near is alike, far says little")
-    fit = yield from fitting_pca(cells.vectors, components=2, sample=FIT_ON)
-    points = yield from fit.projecting(cells.vectors)
+        points = yield from landmark_umap(vectors)
+        return Placed.made(
+            cells, points, UMAP, f"UMAP: near is alike, far says little{apart}", names
+        )
+    fit = yield from fitting_pca(vectors, components=2, sample=FIT_ON)
+    points = yield from fit.projecting(vectors)
     first, second = (100 * fit.explained).tolist()
-    axes = f"Main axes: {first:.0f} % and {second:.0f} % of the differences between cells"
-    return Placed.made(cells, points, PCA, axes)
+    axes = f"Main axes: {first:.0f} % and {second:.0f} % of the differences between cells{apart}"
+    return Placed.made(cells, points, PCA, axes, names)
+
+
+def _like(cells: Embedded, table: CellTable) -> Embedded | None:
+    """The kept cells of another slide, at most as many as of this one; None of another model."""
+    try:
+        found = Embedded.of(table)
+    except EmbeddingError:
+        return None
+    if found.weights != cells.weights or found.vectors.shape[1] != cells.vectors.shape[1]:
+        return None
+    kept = np.flatnonzero(table.kept[found.rows])
+    if len(kept) > len(cells):
+        kept = kept[np.linspace(0, len(kept) - 1, len(cells)).astype(np.int64)]
+    return Embedded(found.rows[kept], found.vectors[kept], found.weights) if len(kept) else None
+
+
+def _apart(
+    table: CellTable, cells: Embedded, name: str, others: Sequence[tuple[Beside, Embedded]]
+) -> str:
+    """How far the slides lie apart, in words."""
+    if not others:
+        return ""
+    names = table.class_names
+    tables = [(name, cells.vectors, table.class_ids[cells.rows])]
+    for other, found in others:
+        ids = other.table.class_ids[found.rows].astype(np.int64)
+        order = [names.index(n) if n in names else -1 for n in other.table.class_names]
+        tables.append((other.name, found.vectors, np.array([*order, -1])[ids]))
+    mixing = slide_mixing(tables, names)
+    if not mixing:
+        return ". Too few cells to say how far the slides lie apart"
+    return f". The slides lie {100 * mixing[0].apart:.0f} % apart (0: mixed as by chance)"

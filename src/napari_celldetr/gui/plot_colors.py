@@ -14,6 +14,7 @@ from napari_celldetr.core.claims import Rows
 from napari_celldetr.core.taught import OF_CLASS
 
 CLASS, SCORE, DOUBT, STATUS, CHANGE = "class", "score", "doubt", "status", "change"
+SLIDE = "slide"
 MEASURED = "measured:"
 """Before the name of a measurement."""
 Color = tuple[int, int, int]
@@ -25,6 +26,9 @@ STATUS_COLORS: dict[Status, Color] = {
     Status.MOVED: (86, 180, 233),
     Status.ADDED: (204, 121, 167),
 }
+SLIDE_COLORS: tuple[Color, ...] = (
+    (86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0),
+)  # fmt: skip
 UNCHANGED, CHANGED = (95, 95, 95), (255, 200, 0)
 _RAMP = np.array(
     [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], np.float64
@@ -132,6 +136,13 @@ def colouring(table: CellTable, rows: Rows, by: str, colors: Mapping[str, Color]
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, (1, 99)).tolist() if len(known) else (0.0, 1.0)
     return _values(values, by.removeprefix(MEASURED).replace("_", " "), low, high)
+
+
+def by_slide(names: Sequence[str], counts: Sequence[int]) -> Colouring:
+    """Colours of cells of several slides, one slide's after the other's."""
+    kinds = np.repeat(np.arange(len(names), dtype=np.int16), counts)
+    palette = [SLIDE_COLORS[i % len(SLIDE_COLORS)] for i in range(len(names))]
+    return _kinds(kinds, [*palette, GREY], (*names, ""), "Slide")
 
 
 def _kinds(

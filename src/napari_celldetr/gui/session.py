@@ -759,10 +759,15 @@ class _Held:
         return _Held()
 
 
+def known_session(layer: Any) -> SlideSession | None:
+    """The session of a slide layer, if a dock has begun one."""
+    held = layer.metadata.get(SESSION_KEY)
+    return held.session if isinstance(held, _Held) else None
+
+
 def session_of(viewer: Any, layer: Any, user: object) -> SlideSession:
     """The session of a slide layer that all docks share; `user` must `leave` it some day."""
-    held = layer.metadata.get(SESSION_KEY)
-    session: SlideSession | None = held.session if isinstance(held, _Held) else None
+    session = known_session(layer)
     if session is None:
         session = SlideSession(viewer, layer)
         layer.metadata[SESSION_KEY] = _Held(session)

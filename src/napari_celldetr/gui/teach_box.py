@@ -18,8 +18,9 @@ from qtpy.QtWidgets import (
 
 from napari_celldetr.core.annotations import SAID
 from napari_celldetr.core.errors import CellDETRError
+from napari_celldetr.gui.finetune_box import FinetuneBox
 from napari_celldetr.gui.panel import JobRunner, RunBar
-from napari_celldetr.gui.parts import wrapped_label
+from napari_celldetr.gui.parts import Fold, wrapped_label
 from napari_celldetr.gui.session import SlideSession
 from napari_celldetr.gui.teach_jobs import Learned, compare_job, go_back_job, learn_job
 from napari_celldetr.pipeline.lesson import Lesson
@@ -98,6 +99,8 @@ class TeachBox(QWidget):
         for widget in (self.labels, self.bar, self.verdict, self.change, self.heading, self.list):
             column.addWidget(widget)
         column.addLayout(grid)
+        self.tuning = FinetuneBox()
+        column.addWidget(Fold("Fine-tune the detector", self.tuning))
         column.addStretch(1)
         self.bar.run_clicked.connect(self.learn)
         self.bar.cancel_clicked.connect(self._on_cancel)
@@ -116,6 +119,7 @@ class TeachBox(QWidget):
         self.session = session
         for signal, call in self._signals(session):
             signal.connect(call)
+        self.tuning.meet(session)
         self._on_opened()
 
     def part(self) -> None:
@@ -124,6 +128,7 @@ class TeachBox(QWidget):
             for signal, call in self._signals(self.session):
                 signal.disconnect(call)
         self.session = None
+        self.tuning.part()
         self.runner.abandon()
         self.comparer.abandon()
         self._rows = np.zeros(0, np.int64)
