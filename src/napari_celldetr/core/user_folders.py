@@ -21,3 +21,10 @@ def user_data_folder() -> Path:
 def user_models_folder() -> Path:
     """Where models that a user made are kept, and looked for; may not exist."""
     return user_data_folder() / "models"
+
+
+def new_model_folder(name: str, root: Path | None = None) -> Path:
+    """A folder for a new model called `name` that is not there yet, among the user's models."""
+    home = user_models_folder() if root is None else root
+    names = [name, *(f"{name}-{i}" for i in range(2, 1000))]
+    return next(home / n for n in names if not (home / n).exists())

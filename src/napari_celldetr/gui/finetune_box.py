@@ -14,6 +14,7 @@ from napari_celldetr.core.annotations import Annotations, CorrectedCells
 from napari_celldetr.core.config import describe
 from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.progress import Job, Progress
+from napari_celldetr.core.user_folders import new_model_folder
 from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.panel import JobRunner, RunBar
 from napari_celldetr.gui.parts import narrow_form, short_combo, stem_of, wrapped_label
@@ -129,8 +130,6 @@ class FinetuneBox(QWidget):
         session = self.session
         if session is None or self.runner.running:
             return
-        from napari_celldetr.pipeline.finetune import new_model_folder
-
         folder = new_model_folder(stem_of(self.name.text().strip() or "celldetr-tuned"))
         model = session.model or FinetuneConfig().model
         request = FinetuneRequest(

@@ -17,7 +17,6 @@ from napari_celldetr.core.config import check
 from napari_celldetr.core.errors import ConfigError, JobError, ModelError
 from napari_celldetr.core.metrics import PointScores
 from napari_celldetr.core.progress import Job, Progress
-from napari_celldetr.core.user_folders import user_models_folder
 from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.nets.celldetr import CellDETR
 from napari_celldetr.nets.registry import (
@@ -96,13 +95,6 @@ def _f1(scores: PointScores) -> str:
     low, high = scores.intervals["detection"]
     text = f"{scores.f1:.3f} [{low:.3f}, {high:.3f}]"
     return text + (f", class mean {scores.class_mean:.3f}" if scores.classes else "")
-
-
-def new_model_folder(name: str, root: Path | None = None) -> Path:
-    """A folder for a new model called `name` that is not there yet, among the user's models."""
-    home = user_models_folder() if root is None else root
-    names = [name, *(f"{name}-{i}" for i in range(2, 1000))]
-    return next(home / n for n in names if not (home / n).exists())
 
 
 def finetune(
