@@ -216,7 +216,7 @@ def main() -> int:
         told = json.loads(args.out.read_text())
     if args.tune:
         cells = find_cells(MODEL, breast, BREAST, split="train", cache=args.runs / "train.npz")
-        task = split_task("split, training patients", cells, per_split=6, splits=4)
+        task = split_task("split, training patients", cells, per_split=6, splits=6)
         told["tuning"] = tune(task, args.seeds)
     val = find_cells(MODEL, breast, BREAST, split="val", cache=args.runs / "val.npz")
     names = ("stroma", "epithelium", "other")
