@@ -19,13 +19,12 @@ from napari_celldetr.core.errors import (
     ModelError,
 )
 from napari_celldetr.core.progress import drain
-from napari_celldetr.core.user_folders import user_models_folder
+from napari_celldetr.core.user_folders import new_model_folder, user_models_folder
 from napari_celldetr.nets.card import read_card
 from napari_celldetr.nets.registry import file_sha256, list_models, load_model, save_model
 from napari_celldetr.nets.running import Normalizer
 from napari_celldetr.pipeline.corrections import corrections_from_geojson
 from napari_celldetr.pipeline.export import export
-from napari_celldetr.core.user_folders import new_model_folder
 from napari_celldetr.pipeline.finetune import finetune
 from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.training.fields import Field
