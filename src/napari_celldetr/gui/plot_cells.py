@@ -16,6 +16,7 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.space.batches import slide_mixing
 from napari_celldetr.core.space.density import Bounds, bounds_of
 from napari_celldetr.core.space.pca import fitting_pca
+from napari_celldetr.pipeline.blas import one_blas_thread
 
 PCA, UMAP = "pca", "umap"
 FIT_ON = 200_000
@@ -141,8 +142,9 @@ def place_job(
         return Placed.made(
             cells, points, UMAP, f"UMAP: near is alike, far says little{apart}", names
         )
-    fit = yield from fitting_pca(vectors, components=2, sample=FIT_ON)
-    points = yield from fit.projecting(vectors)
+    with one_blas_thread():
+        fit = yield from fitting_pca(vectors, components=2, sample=FIT_ON)
+        points = yield from fit.projecting(vectors)
     first, second = (100 * fit.explained).tolist()
     axes = f"Main axes: {first:.0f} % and {second:.0f} % of the differences between cells{apart}"
     return Placed.made(cells, points, PCA, axes, names)

@@ -14,6 +14,7 @@ from napari_celldetr.core.errors import AnnotationError
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.gui.raster import CellRaster, raster_keys
 from napari_celldetr.pipeline.ask_next import queue_job
+from napari_celldetr.pipeline.blas import one_blas_thread
 from napari_celldetr.pipeline.lesson import Lesson
 from napari_celldetr.pipeline.lessons import LessonStore
 from napari_celldetr.pipeline.teach import (
@@ -102,7 +103,8 @@ class Asked:
 
 def next_job(table: CellTable, store: LessonStore | None, *, mpp: Mpp, seed: int) -> Job[Asked]:
     """The next cells to ask about; those drawn at random are written down before any answer."""
-    queue = yield from queue_job(table, mpp=mpp, seed=seed)
+    with one_blas_thread():
+        queue = yield from queue_job(table, mpp=mpp, seed=seed)
     asked = set() if store is None else store.asked()
     sentence = still_wrong(table, asked).sentence()
     if store is not None:

@@ -23,6 +23,7 @@ from napari_celldetr.core.guard import guard_cells, squares_of
 from napari_celldetr.core.head import Head
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.remaining import LIMIT, Remaining, remaining_error
+from napari_celldetr.pipeline.blas import one_blas_thread
 from napari_celldetr.pipeline.fit_head import (
     Examples,
     Strength,
@@ -100,7 +101,13 @@ def teach(
     JobError
         There is not enough memory.
     """
-    how = settings or TeachSettings()
+    with one_blas_thread():
+        return (yield from _taught(table, settings or TeachSettings(), parent))
+
+
+def _taught(
+    table: CellTable, how: TeachSettings, parent: Lesson | None
+) -> Generator[Progress, None, Lesson]:
     started = time.perf_counter()
 
     def step(done: int, message: str) -> Progress:
