@@ -17,6 +17,7 @@ from napari_celldetr import RESEARCH_USE, __version__
 from napari_celldetr.core.detections import Detections, Source
 from napari_celldetr.core.her2 import GUIDELINE, SCORES, Assessment, Exclusion, Margin, Pattern
 from napari_celldetr.pipeline.her2.pixel_agreement import PIXEL_CLASSES
+from napari_celldetr.pipeline.her2.remarks import remarks
 from napari_celldetr.pipeline.her2.result import Her2Result
 from napari_celldetr.pipeline.her2.settings import SCORED_UP_TO_MPP
 
@@ -53,6 +54,9 @@ def report_content(
         "scope": SCOPE,
         "guideline": GUIDELINE,
         **_conclusion(result),
+        "remarks": remarks(
+            result.rules.cutoffs, None if result.control is None else result.stain.gain
+        ),
         "slide": _slide(result),
         "tumour": _tumour(result),
         "registration": _registration(result),

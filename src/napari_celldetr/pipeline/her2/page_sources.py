@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from napari_celldetr.core.config import from_mapping
+from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.pipeline.her2.content import Content
+from napari_celldetr.pipeline.her2.remarks import changed_cutoffs
 
 Rows = Sequence[tuple[str, str]]
 
@@ -122,8 +125,15 @@ def _cutoffs(content: Content) -> Rows:
         ("stained from", f"{100 * cut['trace']:g} % of the outline"),
         ("fewest cells", f"{least['cells']:,}"),
         ("“any” from", f"{least['any_cells']} cells and {least['any_percent']} %"),
-        ("whose", "this software's own: the guideline gives words, not numbers"),
+        ("whose", _whose(content)),
     ]
+
+
+def _whose(content: Content) -> str:
+    changed = changed_cutoffs(from_mapping(Cutoffs, content["cutoffs"]))
+    if changed:
+        return f"changed by a person: {changed}"
+    return "this software's own: the guideline gives words, not numbers"
 
 
 def _models(content: Content) -> Rows:
