@@ -1,4 +1,4 @@
-"""A pen for outlines on a slide: whose they are, when one is finished, how they look. No Qt widgets.
+"""A pen for outlines on a slide: whose they are, when one is finished, how they look.
 
 Each layer remembers the slides that it was drawn on, or said to belong to.
 """
@@ -29,7 +29,7 @@ GUIDE = "Click round {what} on the slide. A double click ends the outline; the m
 OWNER_KEY, COLORS_KEY = "celldetr_drawn_on", "celldetr_colors"
 LINE_PX, THIN_PX = 2.5, 1.2
 """Screen px of the outline that is chosen, and of the others."""
-UNCHOSEN = (0.6, 0.6, 0.6, 1.0)
+UNCHOSEN = "#999999"
 DRAWING = "add_polygon"
 ADDED = "added"
 """What napari says of a shape that is finished; one that is begun is "adding"."""
@@ -157,5 +157,8 @@ def looks(layer: Any, *, is_chosen: bool, zoom: float) -> None:
 _SHOWN_KEY = "celldetr_color_shown"
 
 
-def _color_of(layer: Any) -> Any:
-    return tuple(float(v) for v in layer.edge_color[0]) if len(layer.data) else "#00e5ff"
+def _color_of(layer: Any) -> str:
+    if not len(layer.data):
+        return COLORS[TUMOUR_LAYER]
+    red, green, blue = (round(255 * float(v)) for v in layer.edge_color[0][:3])
+    return f"#{red:02x}{green:02x}{blue:02x}"

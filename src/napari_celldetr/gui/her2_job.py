@@ -23,7 +23,7 @@ from napari_celldetr.pipeline.her2.kept import KeptReading
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
 from napari_celldetr.pipeline.her2.reading import Her2Reading
 from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, too_coarse
-from napari_celldetr.pipeline.her2.score import score_tumour
+from napari_celldetr.pipeline.her2.score import require_stains, score_tumour
 from napari_celldetr.pipeline.her2.settings import Her2Config
 from napari_celldetr.pipeline.her2.slide_stain import (
     SlideStain,
@@ -83,6 +83,8 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
     yield Progress(0, 0, "Opening the slide…")
     cells = request.cells().cells
     with request.source.open() as slide:
+        yield Progress(0, 0, "Looking at the stain…")
+        notes = require_stains(slide)
         stain = yield from _stain(slide, request.control)
         if request.first is not None:
             early = _in_view(cells, request.first, slide)
@@ -92,6 +94,7 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
         state = yield from _measure(
             slide, cells, stain, started, control=request.control, excluding=True
         )
+        state.notes = notes
         yield Progress(0, 0, "Keeping what was measured…")
         return Measured(state, problem=_kept(request, state, too_coarse(slide)))
 
@@ -101,7 +104,9 @@ def _kept(request: MeasureRequest, state: Her2State, refused: Refusal | None) ->
     if request.keep is None:
         return ""
     try:
-        request.keep(KeptReading(state.reading, state.stain, state.control, refused))
+        request.keep(
+            KeptReading(state.reading, state.stain, state.control, refused, notes=state.notes)
+        )
     except CellDETRError as error:
         return str(error)
     return ""
@@ -113,15 +118,14 @@ def coverage_job(
     """How much is stained how strongly, pixel by pixel, where cells cannot be measured."""
     yield Progress(0, 0, "Opening the slide…")
     with source.open() as slide:
+        notes = require_stains(slide)
         rules = Rules(cutoffs)
         found = yield from score_tumour(slide, tumour, config or Her2Config(), rules=rules)
-        return Measured(covered=found)
+        return Measured(covered=replace(found, notes=(*notes, *found.notes)))
 
 
 def _stain(slide: Slide, control: Control | None) -> Generator[Progress, None, SlideStain]:
     """The slide's light and stains, evened out by a control if there is one."""
-    yield Progress(0, 0, "Looking at the stain…")
-    require_stain(slide, "H-DAB")
     stain = estimate_slide_stain(slide)
     if control is not None:
         yield Progress(0, 0, "Reading the control…")

@@ -46,6 +46,7 @@ class Her2Layers:
     def __init__(self, viewer: Any, frame: Frame, size: tuple[int, int], *, name: str) -> None:
         self._viewer, self.frame, self._size, self._name = viewer, frame, size, name
         self.show = Show.AUTO
+        self._held = False
         self.state: Her2State | None = None
         self.map: CellMap | None = None
         self._values: NDArray[np.uint8] = np.zeros(0, np.uint8)
@@ -81,6 +82,11 @@ class Her2Layers:
     def choose(self, show: Show) -> None:
         """Show outlines, the map, what fits the distance, or nothing."""
         self.show = show
+        self.refresh(self._view)
+
+    def hold(self, hidden: bool) -> None:
+        """Show nothing of the cells for as long as it is wanted."""
+        self._held = hidden
         self.refresh(self._view)
 
     def remove(self) -> None:
@@ -127,8 +133,9 @@ class Her2Layers:
         if view is None or self.state is None:
             return
         rows = self.state.rows_in(view.region.grow(round(USUAL_CELL_UM / self._um)))
-        near = self._is_near(view, len(rows))
-        wanted = {"outlines": near, "map": not near and self.show is not Show.NOTHING}
+        near = self._is_near(view, len(rows)) and not self._held
+        has_map = not near and self.show is not Show.NOTHING and not self._held
+        wanted = {"outlines": near, "map": has_map}
         state = (self._version, wanted["map"], view if near else None)
         if state == self._drawn:
             return

@@ -70,9 +70,9 @@ def begin_of(state: Her2State, source: Any) -> Begin:
     model = state.reading.measured.cells.source.model or Her2Config().model
     config = replace(config_of(source), model=model)
     tumour, rules = state.tumour, Rules(state.cutoffs)
-    stain, control = state.stain, state.control
+    stain, control, notes = state.stain, state.control, state.notes
     return lambda slide: Her2Result(
-        slide, config, rules, tumour, stain, control=control, given=True
+        slide, config, rules, tumour, stain, control=control, given=True, notes=notes
     )
 
 

@@ -35,6 +35,7 @@ from napari_celldetr.gui.her2_tumour import (
     is_shapes,
     tumour_of,
 )
+from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.overlay import view_of
 from napari_celldetr.gui.parts import single_shot
 from napari_celldetr.gui.session import SlideSession
@@ -93,6 +94,13 @@ class TumourChooser(QObject):
         self._claim_all()
         self._list(key)
         self.restyle()
+
+    def move(self, before: Frame, after: Frame) -> None:
+        """The slide has another pixel size: what was drawn on it stays where it is on it."""
+        for layer in self.own_layers():
+            if Frame.of_layer(layer) == before:
+                layer.scale, layer.translate = after.scale, after.translate
+                layer.units = after.units
 
     def tumour(self) -> Tumour:
         """What is said to be the tumour at this moment."""

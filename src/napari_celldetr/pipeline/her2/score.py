@@ -124,7 +124,7 @@ def score_her2(
     asked = tumour or TumourRequest()
     chosen = check(config or Her2Config())
     used = networks or _networks(chosen, asked, ihc)
-    told = _require_stains(ihc, asked.he)
+    told = require_stains(ihc, asked.he)
     yield Progress(0, 0, "stains recognised")
     known = yield from _tumour(ihc, asked, chosen, used)
     found = yield from score_tumour(
@@ -183,7 +183,7 @@ def _networks(config: Her2Config, asked: TumourRequest, ihc: Slide) -> Networks:
     return installed_networks(config.device, tumour=needed, others=others)
 
 
-def _require_stains(ihc: Slide, he: Slide | None) -> tuple[str, ...]:
+def require_stains(ihc: Slide, he: Slide | None = None) -> tuple[str, ...]:
     """What cannot be told of stains; `SlideError` where one slide is surely the other kind."""
     kinds = [("IHC", require_stain(ihc, "H-DAB"))]
     if he is not None:
