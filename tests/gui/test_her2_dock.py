@@ -24,6 +24,7 @@ from napari_celldetr.gui.her2_dock import EMPTY_TEXT, Her2Dock
 from napari_celldetr.gui.her2_layers import Show
 from napari_celldetr.gui.her2_network import NetworkMap
 from napari_celldetr.gui.her2_readout import BUSY_TEXT
+from napari_celldetr.gui.her2_state import NOT_COUNTED
 from napari_celldetr.gui.her2_tumour import ALL_KEY, LAYER_KEY, NOTHING_KEY, areas_of
 from napari_celldetr.gui.her2_where import TUMOUR_LAYER
 from napari_celldetr.gui.layers import Frame, point_data, slide_layer
@@ -349,6 +350,25 @@ def test_measurements_outlive_the_window(make_her2, qtbot):
     _, dock = make_her2(new_layer())
     qtbot.waitUntil(lambda: "other nuclei" in dock.body.run_bar.status.text(), timeout=10_000)
     assert dock.state is None
+
+
+def test_the_map_of_the_whole_slide_follows_what_is_chosen(measured, qtbot):
+    """The coarsest level, too, which napari reads once."""
+    viewer, dock = measured
+    camera_of(viewer).zoom = 0.5
+    dock.body.show_box.setCurrentIndex(dock.body.show_box.findData(Show.MAP))
+    layer = dock.layers.layer("map")
+    qtbot.waitUntil(lambda: layer.data_level == len(layer.data) - 1, timeout=5000)
+    right = int(np.argmax(dock.state.centres[:, 0]))
+    place = dock.session.frame.to_world(dock.state.centres[right : right + 1].astype(float))[0]
+
+    def shown():
+        value = layer.get_value(tuple(place), world=True)
+        return value[1] if isinstance(value, tuple) else value
+
+    assert shown() == dock.state.values()[right] != NOT_COUNTED
+    draw(viewer, dock)
+    assert shown() == NOT_COUNTED
 
 
 def test_many_cells_are_judged_beside_the_window(measured, qtbot, monkeypatch):

@@ -167,7 +167,13 @@ def test_the_second_opener_reads_and_sees_who_writes(project):
                 other.append(add())
         one.save_view({"zoom": 1})
         assert two.view() == {"zoom": 1}
+        one.write_json("her2.json", {"tumour": "all"})
+        assert two.read_json("her2.json") == {"tumour": "all"}
+        assert two.read_json("else.json") == {}
+        assert two.file("her2.json").is_file()
         for write in (
+            lambda: two.write_json("her2.json", {}),
+            lambda: two.file("her2.npz", write=True),
             lambda: two.save_view({}),
             lambda: two.save_cells(table(1, seed=0)),
             two.recover_journal,

@@ -364,6 +364,7 @@ class Her2Dock(Dock):
         state.choose(cutoffs=self.body.cutoffs.cutoffs, tumour=self.where.tumour())
         if not self.runs.running:
             state.keep(session.cells.boxes[session.cells.kept])
+            self.keeping.note()
         if layers is None:
             name = Path(session.layer.name).stem
             layers = Her2Layers(self.viewer, session.frame, session.size, name=name)

@@ -1,6 +1,6 @@
 """What is known of a HER2 slide, and the step from cells that were read to a score.
 
-That step touches no pixels, so that other cut-offs or another tumour take milliseconds.
+That step touches no pixels, so that other cut-offs or another tumour take some µs a cell.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Her2Result:
 
 
 def conclude(result: Her2Result, reading: Her2Reading, rules: Rules | None = None) -> Her2Result:
-    """Judge what was read, with other rules if given: takes milliseconds, touches no pixels."""
+    """Judge what was read, with other rules if given: some µs a cell, touches no pixels."""
     laws = rules or result.rules
     judged = reading.judged(laws.cutoffs)
     inside = result.tumour.inside(judged.centres)
