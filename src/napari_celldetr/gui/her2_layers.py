@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -165,7 +164,9 @@ class Her2Layers:
         layer, source = self.layer("map"), self.map
         if layer is None or source is None:
             return
-        show_levels(layer, source.levels())
+        if not layer.multiscale:
+            layer.data = np.asarray(source.levels()[0])
+        layer.refresh(thumbnail=False)
 
     def _draw_outlines(self, rows: NDArray[np.int64], view: View) -> None:
         layer, state = self.layer("outlines"), self.state
@@ -184,16 +185,6 @@ class Her2Layers:
                 layer.edge_color = np.repeat(
                     _rgba()[self._values[rows]], len(lines) // len(rows), 0
                 )
-
-
-def show_levels(layer: Any, levels: Sequence[Any]) -> None:
-    """Show arrays that are made when they are read, and would be others now.
-
-    `refresh` does not do: napari reads the coarsest level once, and keeps it until the data is
-    given anew.
-    """
-    layer.data = levels if layer.multiscale else np.asarray(levels[0])
-    layer.editable = False
 
 
 def outline_data(state: Her2State, rows: NDArray[np.int64]) -> NDArray[np.float32]:
