@@ -96,7 +96,9 @@ def test_her2_lists_them_and_names_the_network_as_source(dock, qtbot):
     assert tumour.confirmed
     assert "found by a network" in source_words(tumour)
     assert source_words(Tumour("drawn")) == ""
-    assert len(tumour.zones) == list(zones.features["left_out"]).count(False)
+    assert len(tumour.untrusted) == list(zones.features["left_out"]).count(True)
+    assert len(tumour.zones) == len(zones.data)
+    assert tumour.alignment.he_name == dock.view.transform.he.name
     # There and back again it is still the network's.
     transform = dock.view.transform
     he = Frame.of_layer(layers["he.svs"])
