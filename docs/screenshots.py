@@ -23,7 +23,7 @@ from PIL import Image
 from qtpy.QtWidgets import QApplication
 
 from napari_celldetr.gui.align_dock import AlignDock
-from napari_celldetr.gui.align_view import Look
+from napari_celldetr.gui.align_places import Look
 from napari_celldetr.gui.contributions import sample_her2, sample_pair
 from napari_celldetr.gui.detect_dock import DetectDock
 from napari_celldetr.gui.her2_body import WHOLE
@@ -200,21 +200,21 @@ def align(folder: str = "docs/images") -> None:
     settle(0.5)
     dock.run()
     until = time.monotonic() + LONGEST_RUN_S
-    while dock.runner.running and time.monotonic() < until:
+    while dock.runs.running and time.monotonic() < until:
         settle(0.1)
     view = dock.view
     assert view is not None
     assert view.transform is not None
-    print(dock.result_label.text(), dock.share_label.text())
-    dock.loupe_fold.button.setChecked(True)
+    print(dock.result.result_label.text(), dock.result.share_label.text())
+    dock.result.loupe_fold.button.setChecked(True)
     dock.show_look(Look.BESIDE)
     dock.landmark_fold.button.setChecked(True)
     dock.landmark_box.set_button.setChecked(True)
     middle = np.array(view.transform.he.size) / 2
     for shift in ((-250, 60), (120, -120), (60, 240)):
         place = (middle + shift)[None]
-        dock.click(tuple(view.world_of_he(place)[0]))
-        dock.click(tuple(view.world_of_ihc(view.transform.forward(place))[0]))
+        dock.marks.click(tuple(view.world_of_he(place)[0]))
+        dock.marks.click(tuple(view.world_of_ihc(view.transform.forward(place))[0]))
     on_ihc = view.transform.forward(middle[None])
     point_at(dock, view.world_of_ihc(on_ihc)[0])
     save(viewer, Path(folder) / "align-beside.png", KEPT_COLORS)

@@ -515,6 +515,24 @@ def test_a_log_gets_plain_lines(monkeypatch):
     assert "\x1b" not in err.getvalue()
 
 
+def test_a_log_says_nothing_twice_in_a_row(monkeypatch):
+    monkeypatch.setattr("napari_celldetr.cli.screen.PLAIN_EVERY_S", 0.0)
+
+    def loading():
+        for seconds in range(9):
+            yield Progress(0, 4, "loading the model", seconds=float(seconds))
+        yield Progress(1, 4, "detecting")
+        yield Progress(1, 4, "loading the model")
+
+    err = StringIO()
+    Screen(StringIO(), err).follow(loading(), "slide")
+    assert err.getvalue().splitlines() == [
+        "slide: 0/4 tiles, loading the model",
+        "slide: 1/4 tiles, detecting",
+        "slide: 1/4 tiles, loading the model",
+    ]
+
+
 def test_an_interrupted_job_is_closed_and_its_last_step_kept():
     closed: list[bool] = []
     job = steps(3, raising=KeyboardInterrupt(), closed=closed)

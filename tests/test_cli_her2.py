@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -51,6 +52,9 @@ def test_a_slide_is_scored_with_the_shipped_model(folder, scored, capsys):
     assert found["tumour_confirmed"] is True
     assert found["models"][0]["name"] == "celldetr-ihc"
     assert found["detection"]["failed"] == 0
+    # Nothing is doubted of a slide as it should be.
+    assert found["score_notes"] == []
+    assert found["notes"] == []
     # Again, from stored tiles: the same figures.
     _, again = her2(folder, "--regions", folder / "tumour.geojson", out="again.json")
     said = capsys.readouterr()
@@ -58,16 +62,41 @@ def test_a_slide_is_scored_with_the_shipped_model(folder, scored, capsys):
     assert "HER2 score  3+" in said.out
     assert RESEARCH_USE in said.out
     assert "drawn on the IHC slide" in said.err
+    assert "tumour areas: 1 (1 'Tumor')" in said.err
 
 
 def test_replay_is_equal_and_a_changed_report_is_not(folder, scored, capsys):
     assert main(["replay", str(folder / "r.json")]) == Exit.OK
-    assert "equal" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "equal" in said
+    assert "taken over, not computed again: where the tumour is" in said
     text = (folder / "r.json").read_text()
     broken = folder / "broken.json"
     broken.write_text(text.replace('"score": "3+"', '"score": "1+"', 1))
     assert main(["replay", str(broken)]) == Exit.ERROR
     assert "seal" in capsys.readouterr().err
+
+
+def test_a_model_of_ones_own_is_replayed_from_its_folder(folder, scored, tmp_path, capsys):
+    from napari_celldetr.nets.registry import find_model
+    from napari_celldetr.pipeline.her2.seal import read_report, sealed
+
+    own = shutil.copytree(find_model("celldetr-ihc"), tmp_path / "trained here")
+    card = json.loads((own / "card.json").read_text(encoding="utf-8"))
+    (own / "card.json").write_text(json.dumps(card | {"name": "own"}), encoding="utf-8")
+    content = read_report(folder / "r.json")
+    # As if it had been scored with that model, in a folder that is not there any more.
+    content["models"][0]["name"] = "own"
+    content["config"]["model"] = str(tmp_path / "gone")
+    report = tmp_path / "own.json"
+    report.write_text(json.dumps(sealed(content)), encoding="utf-8")
+    words = ["replay", str(report), "--slide", str(folder / "ihc.ome.tif")]
+    assert main(words) == Exit.ERROR
+    assert "--model" in capsys.readouterr().err
+    assert main([*words, "--model", str(own)]) == Exit.OK
+    assert "equal" in capsys.readouterr().out
+    assert main([*words, "--model", "celldetr-he"]) == Exit.ERROR
+    assert "not the one of the report" in capsys.readouterr().err
 
 
 def test_replay_wants_the_slide_that_was_scored(folder, scored, tmp_path, capsys):
@@ -87,6 +116,16 @@ def test_without_tumour_there_is_a_page_with_a_reason(folder, capsys):
     assert "No score" in text
     assert "not confirmed" in said
     assert "what to do" in said
+
+
+def test_areas_of_another_slide_are_refused_at_once(folder, capsys):
+    far = folder / "far.geojson"
+    far.write_text(json.dumps(geojson(("Tumor", box(30_000, 0, 40_000, 9_000)))))
+    ihc, out = folder / "ihc.ome.tif", folder / "far.json"
+    said = refused(capsys, ihc, "--regions", far, "-o", out)
+    assert "x 0 to 1200" in said
+    assert "another level" in said
+    assert not out.exists()
 
 
 def test_few_cells_and_coarse_pixels_are_reasons(folder):

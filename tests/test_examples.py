@@ -13,12 +13,13 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 SAYS = {
     "detect_to_table": ("cells: {", "sure.geojson"),
+    "embeddings": ("numbers each, in cells.parquet", "most like the first cell:"),
     "own_model": ("blobs;", "cells were drawn"),
     "read_a_region": ("(150, 200, 3)", "tissue in it:"),
 }
 """What each prints; a new example needs a line here."""
 
-NEEDS_MODEL = {"detect_to_table": "celldetr-he"}
+NEEDS_MODEL = {"detect_to_table": "celldetr-he", "embeddings": "celldetr-he"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from napari_celldetr.core.progress import drain
@@ -48,3 +50,13 @@ def pictures(seed=0):
         chance.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
         for size in (HE_SIZE, IHC_SIZE)
     ]
+
+
+def our_threads():
+    """Names of our threads that run."""
+    return [t.name for t in threading.enumerate() if t.name.startswith("celldetr")]
+
+
+def no_threads(qtbot):
+    """Wait until none runs."""
+    qtbot.waitUntil(lambda: not our_threads(), timeout=10_000)

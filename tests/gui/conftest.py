@@ -93,7 +93,11 @@ def run_whole(qtbot):
 def notes(monkeypatch):
     """Texts of the notifications a test caused."""
     from napari_celldetr.gui import (
-        align_dock,
+        align_files,
+        align_marks,
+        align_pairs,
+        align_regions,
+        align_runs,
         contributions,
         detect_dock,
         files,
@@ -103,7 +107,17 @@ def notes(monkeypatch):
     )
 
     told = []
-    docks = (align_dock, detect_dock, her2_dock, her2_runs, review_dock)
+    docks = (
+        align_files,
+        align_marks,
+        align_pairs,
+        align_regions,
+        align_runs,
+        detect_dock,
+        her2_dock,
+        her2_runs,
+        review_dock,
+    )
     for module in (contributions, files, *docks):
         for name in ("show_error", "show_warning", "show_info"):
             if hasattr(module, name):
@@ -162,4 +176,36 @@ def her2_measured(make_her2, her2_layer):
     viewer, dock = make_her2(her2_layer)
     hold_nuclei(dock)
     dock.take(her2_state())
+    return viewer, dock
+
+
+@pytest.fixture
+def open_pair(make_napari_viewer_proxy, qtbot):
+    """A dock in a real viewer: ``open_pair(he, ihc, mpp=(…)) -> (viewer, dock)``."""
+    from aligned_pair import HE_MPP, IHC_MPP
+
+    from napari_celldetr.gui.align_dock import AlignDock
+
+    def make(he=None, ihc=None, *, mpp=(HE_MPP, IHC_MPP), show=False):
+        viewer = make_napari_viewer_proxy(show=show)
+        if he is not None:
+            for name, pixels, size in (("he.svs", he, mpp[0]), ("ihc.svs", ihc, mpp[1])):
+                layer = slide_image(pixels, mpp=size)
+                layer.name = name
+                viewer.add_layer(layer)
+        dock = AlignDock(viewer)
+        viewer.window.add_dock_widget(dock, name="Align slides")
+        return viewer, dock
+
+    yield make
+    gc.collect()
+
+
+@pytest.fixture
+def known(open_pair, notes):
+    """A dock that shows a pair whose alignment is known."""
+    from aligned_pair import known_alignment, pictures
+
+    viewer, dock = open_pair(*pictures())
+    dock.take(dock.view, known_alignment())
     return viewer, dock

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aligned_pair import HE_MPP, IHC_MPP, known_alignment, pictures
+from aligned_pair import HE_MPP, IHC_MPP, known_alignment, no_threads, pictures
 from viewer_fakes import refuse_cut_labels, slide_image
 
 from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.progress import Progress
-from napari_celldetr.gui import align_dock, collector
+from napari_celldetr.gui import align_runs, collector
 from napari_celldetr.gui.align_dock import AlignDock
-from napari_celldetr.gui.align_view import CURSOR_NAME, MARKS_NAME, VEIL_NAME, Look
+from napari_celldetr.gui.align_places import Look
+from napari_celldetr.gui.align_signs import CURSOR_NAME, MARKS_NAME
+from napari_celldetr.gui.align_veil import VEIL_NAME
 from napari_celldetr.gui.landmarks import Landmarks
 from napari_celldetr.pipeline.register import RegisterConfig, RegistrationError
 from napari_celldetr.pipeline.transform_file import read_transform, write_transform
@@ -30,34 +32,6 @@ def sections():
 
 
 @pytest.fixture
-def open_pair(make_napari_viewer_proxy, qtbot):
-    """A dock in a real viewer: ``open_pair(he, ihc, mpp=(…)) -> (viewer, dock)``."""
-
-    def make(he=None, ihc=None, *, mpp=(HE_MPP, IHC_MPP), show=False):
-        viewer = make_napari_viewer_proxy(show=show)
-        if he is not None:
-            for name, pixels, size in (("he.svs", he, mpp[0]), ("ihc.svs", ihc, mpp[1])):
-                layer = slide_image(pixels, mpp=size)
-                layer.name = name
-                viewer.add_layer(layer)
-        dock = AlignDock(viewer)
-        viewer.window.add_dock_widget(dock, name="Align slides")
-        return viewer, dock
-
-    yield make
-    gc.collect()
-
-
-@pytest.fixture
-def known(open_pair, notes):
-    """A dock that shows a pair whose alignment is known."""
-    viewer, dock = open_pair(*pictures())
-    dock._running = dock.view
-    dock._on_finished(known_alignment())
-    return viewer, dock
-
-
-@pytest.fixture
 def slow_job(monkeypatch):
     """An alignment that goes on until it is stopped; the event tells that it was closed."""
     closed = threading.Event()
@@ -71,20 +45,12 @@ def slow_job(monkeypatch):
             closed.set()
         raise AssertionError("nobody stopped it")
 
-    monkeypatch.setattr(align_dock, "align_job", job)
+    monkeypatch.setattr(align_runs, "align_job", job)
     return closed
 
 
 def finish(qtbot, dock, timeout=60_000):
-    qtbot.waitUntil(lambda: not dock.runner.running, timeout=timeout)
-
-
-def our_threads():
-    return [t.name for t in threading.enumerate() if t.name.startswith("celldetr")]
-
-
-def no_threads(qtbot):
-    qtbot.waitUntil(lambda: not our_threads(), timeout=10_000)
+    qtbot.waitUntil(lambda: not dock.runs.runner.running, timeout=timeout)
 
 
 def names(viewer):
@@ -99,7 +65,7 @@ def click(dock, world):
         pos, position = (5.0, 5.0), tuple(world)
 
     event = Event()
-    going = dock._on_press(dock.viewer, event)
+    going = dock.marks.on_press(dock.viewer, event)
     next(going, None)
     event.type = "mouse_release"
     next(going, None)
@@ -111,7 +77,7 @@ def drag(dock, world):
         pos, position = (5.0, 5.0), tuple(world)
 
     event = Event()
-    going = dock._on_press(dock.viewer, event)
+    going = dock.marks.on_press(dock.viewer, event)
     next(going, None)
     event.type, event.pos = "mouse_move", (80.0, 5.0)
     next(going, None)
@@ -124,11 +90,11 @@ def drag(dock, world):
 
 def test_from_two_slides_to_carried_regions(open_pair, sections, qtbot, notes, tmp_path):
     viewer, dock = open_pair(sections.he, sections.ihc, mpp=sections.mpp)
-    assert (dock.he_box.layer.name, dock.ihc_box.layer.name) == ("he.svs", "ihc.svs")
+    assert (dock.choice.he_box.layer.name, dock.choice.ihc_box.layer.name) == ("he.svs", "ihc.svs")
     assert dock.run_bar.run_button.isEnabled()
     before = names(viewer)
     seen = []
-    dock.runner.progressed.connect(lambda step: seen.append(dock.run_bar.status.text()))
+    dock.runs.runner.progressed.connect(lambda step: seen.append(dock.run_bar.status.text()))
     dock.run()
     assert not dock.run_bar.run_button.isEnabled()
     finish(qtbot, dock)
@@ -136,9 +102,9 @@ def test_from_two_slides_to_carried_regions(open_pair, sections, qtbot, notes, t
     assert any("step 12 of" in text or "Measuring" in text for text in seen)
     # What was found is said, and is right.
     assert dock.run_bar.status.text() == "Aligned."
-    assert "turned by" in dock.result_label.text()
-    assert "clockwise" in dock.result_label.text()
-    assert "% of the tissue is left out" in dock.share_label.text()
+    assert "turned by" in dock.result.result_label.text()
+    assert "clockwise" in dock.result.result_label.text()
+    assert "% of the tissue is left out" in dock.result.share_label.text()
     transform = dock.view.transform
     points = sections.landmarks(200)
     miss = (transform.forward(points) - sections.truth.forward(points)) * sections.mpp[1]
@@ -146,7 +112,7 @@ def test_from_two_slides_to_carried_regions(open_pair, sections, qtbot, notes, t
     # It is shown over the IHC, which stays as it was.
     assert names(viewer) == [*before, PICTURE, VEIL_NAME]
     assert not viewer.layers["he.svs"].visible
-    assert dock.look_box.look is Look.BLEND
+    assert dock.result.look_box.look is Look.BLEND
     # A region drawn on the H&E beside comes out at its place on the IHC.
     dock.show_look(Look.BESIDE)
     ring = np.array([[300.0, 250.0], [450.0, 250.0], [450.0, 380.0], [300.0, 380.0]])
@@ -154,7 +120,7 @@ def test_from_two_slides_to_carried_regions(open_pair, sections, qtbot, notes, t
         [dock.view.world_of_he(ring)], shape_type="polygon", name="Tumour", units=("um", "um")
     )
     assert dock.region_box.layer == shapes
-    dock.carry(inverse=False)
+    dock.regions.carry(inverse=False)
     carried = viewer.layers["Tumour · from H&E"]
     world = np.array([carried.data_to_world(c) for c in carried.data[0]])
     told = dock.view.ihc_at(world)
@@ -163,7 +129,7 @@ def test_from_two_slides_to_carried_regions(open_pair, sections, qtbot, notes, t
     assert "1 region carried over" in dock.region_box.said.text()
     # Saved and loaded again it is the same.
     path = tmp_path / "pair.json"
-    dock.save(path)
+    dock.files.save(path)
     assert read_transform(path).to_json() == transform.to_json()
     assert any("pair.json is saved" in note for note in notes)
     dock.load(path)
@@ -189,7 +155,7 @@ def test_slides_of_different_tissue_are_refused_and_landmarks_offered(
     assert names(viewer) == before
     assert dock.view.transform is None
     assert dock.run_bar.run_button.isEnabled()
-    assert not dock.save_button.isEnabled()
+    assert not dock.files.save_button.isEnabled()
 
 
 def vars_of(settings):
@@ -210,7 +176,7 @@ def test_an_empty_dock_says_what_to_do(open_pair):
     assert dock.view is None
     viewer.add_layer(ihc)
     assert not dock.empty_label.isVisibleTo(dock)
-    assert dock.he_box.layer != dock.ihc_box.layer
+    assert dock.choice.he_box.layer != dock.choice.ihc_box.layer
     assert dock.run_bar.run_button.isEnabled()
 
 
@@ -222,28 +188,34 @@ def test_the_ihc_is_told_by_its_name_and_can_be_exchanged(make_napari_viewer_pro
         viewer.add_layer(layer)
     dock = AlignDock(viewer)
     viewer.window.add_dock_widget(dock)
-    assert (dock.he_box.layer.name, dock.ihc_box.layer.name) == ("A1.svs", "A2 HER2.svs")
-    dock.swap()
-    assert (dock.he_box.layer.name, dock.ihc_box.layer.name) == ("A2 HER2.svs", "A1.svs")
-    dock.he_box.setCurrentIndex(dock.ihc_box.currentIndex())
+    assert (dock.choice.he_box.layer.name, dock.choice.ihc_box.layer.name) == (
+        "A1.svs",
+        "A2 HER2.svs",
+    )
+    dock.choice.swap()
+    assert (dock.choice.he_box.layer.name, dock.choice.ihc_box.layer.name) == (
+        "A2 HER2.svs",
+        "A1.svs",
+    )
+    dock.choice.he_box.setCurrentIndex(dock.choice.ihc_box.currentIndex())
     assert "two different slides" in dock.run_bar.status.text()
     assert not dock.run_bar.run_button.isEnabled()
 
 
 def test_a_missing_pixel_size_is_asked_for(open_pair, qtbot, notes, slow_job):
     _, dock = open_pair(*pictures(), mpp=(None, IHC_MPP))
-    label, spin = dock._mpp["he"]
+    label, spin = dock.choice.mpp["he"]
     assert spin.isVisibleTo(dock)
     assert label.isVisibleTo(dock)
-    assert not dock._mpp["ihc"][1].isVisibleTo(dock)
-    assert "Enter the pixel size" in dock.run_bar.status.text()
+    assert not dock.choice.mpp["ihc"][1].isVisibleTo(dock)
+    assert "Enter the pixel size of the H&E" in dock.run_bar.status.text()
     dock.run()
-    assert not dock.runner.running
+    assert not dock.runs.runner.running
     spin.setValue(HE_MPP)
     dock.run()
-    assert dock.runner.running
+    assert dock.runs.runner.running
     assert dock.view.he.scale.tolist() == [HE_MPP, HE_MPP]
-    dock.cancel()
+    dock.runs.cancel()
     finish(qtbot, dock)
 
 
@@ -255,11 +227,11 @@ def test_settings_reach_the_job(open_pair, monkeypatch, qtbot, notes):
         yield Progress(0, 0, "")
         raise RegistrationError("no", remedy="set three landmarks by hand")
 
-    monkeypatch.setattr(align_dock, "align_job", job)
+    monkeypatch.setattr(align_runs, "align_job", job)
     _, dock = open_pair(*pictures())
     dock.form.editor("flips").setChecked(False)
-    dock.limit_spin.setValue(80)
-    dock.use_landmarks(Landmarks.of([((1.0, 2.0), (3.0, 4.0))]))
+    dock.result.limit_spin.setValue(80)
+    dock.marks.use(Landmarks.of([((1.0, 2.0), (3.0, 4.0))]))
     dock.run()
     finish(qtbot, dock)
     dock.run(with_landmarks=True)
@@ -275,14 +247,14 @@ def test_another_pair_and_back_keeps_what_is_known(known):
     third = slide_image(pictures(3)[1], mpp=IHC_MPP)
     third.name = "other.svs"
     viewer.add_layer(third)
-    assert dock.ihc_box.layer.name == "ihc.svs"
+    assert dock.choice.ihc_box.layer.name == "ihc.svs"
     transform = dock.view.transform
-    dock.ihc_box.setCurrentIndex(2)
+    dock.choice.ihc_box.setCurrentIndex(2)
     assert dock.view.transform is None
-    assert not dock.result_label.isVisibleTo(dock)
+    assert not dock.result.result_label.isVisibleTo(dock)
     assert PICTURE not in names(viewer)
     assert viewer.layers["he.svs"].visible
-    dock.ihc_box.setCurrentIndex(1)
+    dock.choice.ihc_box.setCurrentIndex(1)
     assert dock.view.transform is transform
     dock.show_look(Look.BLEND)
     assert PICTURE in names(viewer)
@@ -296,7 +268,7 @@ def test_cancel_leaves_everything_as_it_was(open_pair, slow_job, qtbot, notes):
     before = names(viewer)
     dock.run()
     qtbot.waitUntil(lambda: "step" in dock.run_bar.status.text(), timeout=5000)
-    dock.cancel()
+    dock.runs.cancel()
     finish(qtbot, dock)
     assert slow_job.is_set()
     assert dock.run_bar.status.text() == "Cancelled. Nothing was changed."
@@ -346,7 +318,7 @@ def test_layers_removed_after_aligning(known, what, qtbot):
         viewer.layers.remove(what)
     dock._pointer = (100.0, 100.0)
     dock._show_here()
-    dock.limit_spin.setValue(33)
+    dock.result.limit_spin.setValue(33)
     for look in Look:
         dock.show_look(look)
     if what in (PICTURE, VEIL_NAME):
@@ -356,7 +328,7 @@ def test_layers_removed_after_aligning(known, what, qtbot):
     else:
         assert dock.view is None
         assert PICTURE not in names(viewer)
-        assert not dock.save_button.isEnabled()
+        assert not dock.files.save_button.isEnabled()
 
 
 @pytest.mark.parametrize("repeat", range(3))
@@ -379,8 +351,7 @@ def test_the_viewer_closed_mid_run(open_pair, slow_job, qtbot, notes, repeat):
 def test_the_viewer_closed_with_an_alignment(open_pair, qtbot, notes, aligned):
     viewer, dock = open_pair(*pictures())
     if aligned:
-        dock._running = dock.view
-        dock._on_finished(known_alignment())
+        dock.take(dock.view, known_alignment())
     dock.show_look(Look.BESIDE)
     qtbot.wait(10)
     viewer.close()
@@ -398,7 +369,7 @@ def test_the_dock_closed_leaves_the_alignment_in_the_viewer(known, qtbot):
     assert np.asarray(viewer.layers[PICTURE].data[0])[..., 3].any()
     # Nothing of the dock hears of the viewer any more.
     assert dock._on_move not in viewer.mouse_move_callbacks
-    assert dock._on_press not in viewer.mouse_drag_callbacks
+    assert dock.marks.on_press not in viewer.mouse_drag_callbacks
     viewer.scene.camera.zoom = 3.0
     viewer.layers.clear()
 
@@ -408,40 +379,39 @@ def test_the_dock_closed_leaves_the_alignment_in_the_viewer(known, qtbot):
 
 def test_looks_that_need_an_alignment_wait_for_it(open_pair):
     _, dock = open_pair(*pictures())
-    model = dock.look_box.box.model()
+    model = dock.result.look_box.box.model()
     ready = {
-        Look(dock.look_box.box.itemData(i)): model.item(i).isEnabled()
-        for i in range(dock.look_box.box.count())
+        Look(dock.result.look_box.box.itemData(i)): model.item(i).isEnabled()
+        for i in range(dock.result.look_box.box.count())
     }
     assert [look for look, on in ready.items() if on] == [Look.PLAIN, Look.BESIDE, Look.HE]
     dock.show_look(Look.SWIPE)
-    assert dock.look_box.look is Look.BESIDE
+    assert dock.result.look_box.look is Look.BESIDE
 
 
 def test_the_slider_sets_blend_seam_and_fields(known, qtbot):
     viewer, dock = known
-    pyramid = dock.view._pyramid
-    dock.look_box.slider.setValue(20)
+    pyramid = dock.view.pyramid
+    dock.result.look_box.slider.setValue(20)
     qtbot.waitUntil(lambda: viewer.layers[PICTURE].opacity == pytest.approx(0.2))
     dock.show_look(Look.SWIPE)
     middle = pyramid.mask.at
-    dock.look_box.slider.setValue(80)
+    dock.result.look_box.slider.setValue(80)
     qtbot.waitUntil(lambda: pyramid.mask.at > middle)
     dock.show_look(Look.CHECKER)
     before = pyramid.mask.side
-    dock.look_box.slider.setValue(70)
+    dock.result.look_box.slider.setValue(70)
     qtbot.waitUntil(lambda: pyramid.mask.side > before)
-    assert dock.look_box.right.text().endswith("µm")
+    assert dock.result.look_box.right.text().endswith("µm")
     # Each look keeps its own place of the slider.
     dock.show_look(Look.BLEND)
-    assert dock.look_box.slider.value() == 20
+    assert dock.result.look_box.slider.value() == 20
 
 
 def test_the_seam_is_seen_at_every_zoom(open_pair, notes, qtbot):
     he, ihc = pictures()
     viewer, dock = open_pair(0 * he, 0 * ihc + 255, show=True)
-    dock._running = dock.view
-    dock._on_finished(known_alignment(limit_um=2000.0))
+    dock.take(dock.view, known_alignment(limit_um=2000.0))
     dock.show_look(Look.SWIPE)
     y, x = dock.view.world_of_he(np.array([[300.0, 200.0]]))[0]
     for zoom in (4.0, 0.5):
@@ -456,7 +426,7 @@ def test_the_seam_is_seen_at_every_zoom(open_pair, notes, qtbot):
 def test_the_seam_stays_on_the_screen(known, qtbot):
     viewer, dock = known
     dock.show_look(Look.SWIPE)
-    pyramid = dock.view._pyramid
+    pyramid = dock.view.pyramid
     before = pyramid.mask.at
     center = viewer.scene.camera.center
     viewer.scene.camera.center = (*center[:-1], center[-1] + 80.0)
@@ -465,11 +435,11 @@ def test_the_seam_stays_on_the_screen(known, qtbot):
 
 def test_the_limit_acts_at_once(known):
     viewer, dock = known
-    assert dock.limit_spin.value() == 50
-    assert dock.share_label.text().startswith("34.4 %")
+    assert dock.result.limit_spin.value() == 50
+    assert dock.result.share_label.text().startswith("34.4 %")
     shown = viewer.layers[VEIL_NAME].data.sum()
-    dock.limit_spin.setValue(200)
-    assert dock.share_label.text().startswith("1.0 %")
+    dock.result.limit_spin.setValue(200)
+    assert dock.result.share_label.text().startswith("1.0 %")
     assert viewer.layers[VEIL_NAME].data.sum() < shown / 5
     assert dock.view.transform.limit_um == 200
 
@@ -486,8 +456,8 @@ def test_the_cursor_is_linked(known, qtbot):
     qtbot.waitUntil(lambda: CURSOR_NAME in names(viewer), timeout=2000)
     there = dock.view.world_of_ihc(dock.view.transform.forward(he))[0]
     np.testing.assert_allclose(viewer.layers[CURSOR_NAME].data[0], there, atol=1e-3)
-    assert dock.here_label.text() == "Here: up to about 10 µm off"
-    dock.loupe_fold.button.setChecked(True)
+    assert dock.result.here_label.text() == "Here: up to about 10 µm off"
+    dock.result.loupe_fold.button.setChecked(True)
     dock._show_here()
 
 
@@ -499,7 +469,7 @@ def test_landmarks_are_set_by_clicks_on_both_slides(open_pair, notes, tmp_path):
     box = dock.landmark_box
     assert not box.align_button.isEnabled()
     box.set_button.setChecked(True)
-    assert dock.look_box.look is Look.BESIDE
+    assert dock.result.look_box.look is Look.BESIDE
     view = dock.view
     he, ihc = np.array([[100.0, 50.0]]), np.array([[222.0, 111.0]])
     click(dock, view.world_of_he(he)[0])
@@ -523,15 +493,15 @@ def test_landmarks_are_set_by_clicks_on_both_slides(open_pair, notes, tmp_path):
     assert len(view.marks.items) == 1
     # To a file and back.
     path = tmp_path / "marks"
-    dock.save_landmarks(path)
+    dock.marks.save(path)
     saved = path.with_name("marks.csv")
     assert saved.exists()
     box.table.selectRow(0)
     box.delete_button.click()
     assert view.marks.items == ()
-    dock.load_landmarks(saved)
+    dock.marks.load(saved)
     np.testing.assert_allclose(view.marks.pairs, [[he[0], ihc[0]]])
-    dock.load_landmarks(tmp_path / "gone.csv")
+    dock.marks.load(tmp_path / "gone.csv")
     assert "gone.csv" in notes[-1]
     np.testing.assert_allclose(view.marks.pairs, [[he[0], ihc[0]]])
 
@@ -542,7 +512,7 @@ def test_each_landmark_says_what_the_alignment_misses_it_by(known):
     he = np.array([[300.0, 200.0], [200.0, 150.0]])
     ihc = transform.forward(he) + np.array([[0.0, 0.0], [30.0, 40.0]])
     pairs = [(tuple(a), tuple(b)) for a, b in zip(he.tolist(), ihc.tolist(), strict=True)]
-    dock.use_landmarks(Landmarks.of(pairs))
+    dock.marks.use(Landmarks.of(pairs))
     table = dock.landmark_box.table
     # 50 px of 0.8 µm.
     assert [table.item(row, 2).text() for row in (0, 1)] == ["0.0 µm", "40 µm"]
@@ -557,9 +527,9 @@ def test_regions_come_back_from_the_ihc(known, notes):
     viewer.add_shapes(
         [dock.view.world_of_ihc(ring)], shape_type="polygon", name="DCIS", units=("um", "um")
     )
-    dock.carry(inverse=True)
+    dock.regions.carry(inverse=True)
     made = viewer.layers["DCIS · from IHC"]
-    assert dock.look_box.look is Look.HE
+    assert dock.result.look_box.look is Look.HE
     assert not viewer.layers["DCIS"].visible
     world = np.array([made.data_to_world(c) for c in made.data[0]])
     told = dock.view.he_at(world)
@@ -576,7 +546,7 @@ def test_regions_are_not_guessed_where_they_could_be_on_either_slide(known, note
     drawn.add_polygons([[10, 10], [10, 60], [60, 60]])
     for count, look in enumerate((Look.BLEND, Look.SWIPE, Look.CHECKER), 1):
         dock.show_look(look)
-        dock.carry(inverse=False)
+        dock.regions.carry(inverse=False)
         assert "Regions · from H&E" not in names(viewer)
         assert "Side by side" in notes[-1]
         assert len(notes) == count
@@ -585,9 +555,9 @@ def test_regions_are_not_guessed_where_they_could_be_on_either_slide(known, note
     on_ihc = dock.view.world_of_ihc(np.array([[100.0, 100.0], [200.0, 100.0], [200.0, 200.0]]))
     viewer.add_shapes([on_ihc], shape_type="polygon", name="A", units=("um", "um"))
     assert dock.region_box.layer.name == "A"
-    dock.carry(inverse=False)
+    dock.regions.carry(inverse=False)
     assert "other slide" in notes[-1]
-    dock.carry(inverse=True)
+    dock.regions.carry(inverse=True)
     assert "A · from IHC" in names(viewer)
 
 
@@ -615,12 +585,12 @@ def test_point_pairs_of_another_program_are_measured(open_pair, sections, qtbot,
     finish(qtbot, dock)
     assert dock.view.transform.method == "point pairs"
     assert dock.view.transform.error_map is not None
-    assert "Expected error" in dock.result_label.text()
+    assert "Expected error" in dock.result.result_label.text()
 
 
 def test_a_matrix_needs_to_be_told_what_its_lengths_mean(tmp_path, qtbot):
+    from napari_celldetr.gui.align_dialog import PhysicalDialog
     from napari_celldetr.gui.align_job import says_lengths
-    from napari_celldetr.gui.align_parts import PhysicalDialog
 
     path = tmp_path / "M.txt"
     path.write_text("1 0 0\n0 1 0\n0 0 1\n")
@@ -642,7 +612,7 @@ def test_no_label_is_cut_in_a_narrow_low_dock(known, qtbot):
     from napari_celldetr.gui.parts import Fold
 
     _, dock = known
-    dock.use_landmarks(Landmarks.of([((300.0, 200.0), (301.0, 202.0))] * 6))
+    dock.marks.use(Landmarks.of([((300.0, 200.0), (301.0, 202.0))] * 6))
     dock.setParent(None)
     dock.show_look(Look.CHECKER)
     for fold in dock.findChildren(Fold):

@@ -21,9 +21,11 @@ from napari_celldetr.gui.her2_job import (
 from napari_celldetr.gui.her2_nuclei import search_for
 from napari_celldetr.gui.her2_words import error_words
 from napari_celldetr.gui.sources import ArraySlide, FileSource
+from napari_celldetr.pipeline.her2.caveats import stain_doubts
 from napari_celldetr.pipeline.her2.result import Control
-from napari_celldetr.pipeline.her2.score import TumourRequest, require_stains, score_her2
+from napari_celldetr.pipeline.her2.score import score_her2
 from napari_celldetr.pipeline.her2.tumour import ASSUMED, Tumour
+from napari_celldetr.pipeline.her2.tumour_request import TumourRequest, require_stains
 from napari_celldetr.pipeline.her2.zones import Zone
 from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.synthetic import make_he_slide
@@ -158,7 +160,7 @@ def test_coverage_is_what_the_command_line_gives():
         found = drain(coverage_job(source, told.tumour, Cutoffs())).covered
         assert found.coverage == told.coverage
         assert found.coverage.pixels > 1000
-        assert found.notes == told.notes
+        assert found.kinds == told.kinds
 
 
 def square(low, high):
@@ -181,6 +183,6 @@ def test_what_cannot_be_told_of_the_stain_is_kept_with_the_cells():
     pale = Pixels((255 - (255 - pixels) * 0.05).astype(np.uint8), (0.25, 0.25))
     found = drain(measure_job(request(pale, keep=kept.append)))
     with pale.open() as slide:
-        told = require_stains(slide)
+        told = stain_doubts(require_stains(slide))
     assert len(told) == 1
     assert found.state.notes == kept[0].notes == told

@@ -69,7 +69,7 @@ def test_tumour_and_cutoffs_belong_to_their_slide(her2_measured, qtbot):
     assert remark(dock) == ""
     dock.body.cutoffs.slider("intense").setValue(140)
     qtbot.waitUntil(lambda: dock.state.cutoffs.intense == 1.4, timeout=2000)
-    said, first = "Cut-offs changed: intense 1.40 instead of 0.60.", title.text()
+    said, first = "Cut-offs of one's own: Intense from 1.4 (usually 0.6).", title.text()
     assert remark(dock) == said
     second_slide(viewer, dock, qtbot)
     assert dock.body.cutoffs.cutoffs == dock.state.cutoffs == Cutoffs()
@@ -126,7 +126,7 @@ def test_a_control_is_drawn_for_it_confirmed_said_and_undone(her2_measured, qtbo
     qtbot.waitUntil(lambda: not dock.runs.running, timeout=30_000)
     gain = dock.state.stain.gain
     assert gain != 1
-    assert remark(dock) == f"Stain evened out to a control: DAB × {gain:.2f}."
+    assert remark(dock) == f"Stain evened out to a control on the slide: DAB × {gain:.2f}."
     assert box.undo_button.isVisibleTo(box)
     box.undo_button.click()
     qtbot.waitUntil(lambda: not dock.runs.running, timeout=30_000)

@@ -12,7 +12,7 @@ from viewer_fakes import slide_image
 
 from napari_celldetr.core.errors import ModelError
 from napari_celldetr.gui.align_dock import AlignDock
-from napari_celldetr.gui.align_view import Look
+from napari_celldetr.gui.align_places import Look
 from napari_celldetr.gui.carry import CARRIED_KEY, carry_regions
 from napari_celldetr.gui.her2_tumour import LAYER_KEY, NOTHING_KEY, choices, tumour_of
 from napari_celldetr.gui.her2_words import source_words
@@ -42,13 +42,12 @@ def dock(make_napari_viewer_proxy, qtbot, notes):
 
 
 def align(dock):
-    dock._running = dock.view
-    dock._on_finished(known_alignment())
+    dock.take(dock.view, known_alignment())
 
 
 def find(dock, qtbot):
     align(dock)
-    dock.find_tumour()
+    dock.regions.find_tumour()
     qtbot.waitUntil(lambda: not dock.region_box.tumour.finder.running, timeout=10_000)
 
 
@@ -62,7 +61,9 @@ def test_the_map_and_the_zones_come_to_both_slides(dock, qtbot):
     assert box.run_button.isEnabled()
     # A patch lies on its own pixels: the first one's middle is at 10 level-0 px.
     assert_allclose(he.scale, (SIDE * HE_MPP,) * 2)
-    middle = Frame.of_layer(dock.he_box.layer).from_world(np.array([he.data_to_world((0, 0))]))
+    middle = Frame.of_layer(dock.choice.he_box.layer).from_world(
+        np.array([he.data_to_world((0, 0))])
+    )
     assert_allclose(middle, [[SIDE / 2, SIDE / 2]])
     corner = np.array(ihc.data.shape) * ihc.scale
     assert (corner >= np.array([500, 700]) * IHC_MPP - 1e-6).all()
@@ -76,7 +77,7 @@ def test_the_map_and_the_zones_come_to_both_slides(dock, qtbot):
     assert "no person drew it" in zones.metadata[CARRIED_KEY]["origin"]
     assert set(zones.features["left_out"]) == {True, False}
     # Again: maps are replaced, and another alignment takes the one on the IHC away.
-    dock.find_tumour()
+    dock.regions.find_tumour()
     qtbot.waitUntil(lambda: not box.finder.running, timeout=10_000)
     assert sum("Tumour map" in layer.name for layer in layers) == 2
     align(dock)
@@ -109,8 +110,8 @@ def test_her2_lists_them_and_names_the_network_as_source(dock, qtbot):
 
 def test_another_limit_set_meanwhile_counts(dock, qtbot):
     align(dock)
-    dock.find_tumour()
-    dock.limit_spin.setValue(500.0)
+    dock.regions.find_tumour()
+    dock.result.limit_spin.setValue(500.0)
     qtbot.waitUntil(lambda: not dock.region_box.tumour.finder.running, timeout=10_000)
     kept = dock.viewer.layers[ZONES].features
     assert (kept["error_um"][~kept["left_out"]] > 100).any()

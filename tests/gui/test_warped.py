@@ -4,15 +4,10 @@ import numpy as np
 import pytest
 
 from napari_celldetr.core.transform import SlideFrame, SlideTransform, SplineWarp
-from napari_celldetr.gui.warped import (
-    CHUNK_PX,
-    SEAM_COLOR,
-    WHOLE,
-    Checker,
-    Swipe,
-    WarpedPyramid,
-    around,
-)
+from napari_celldetr.gui.around import around
+from napari_celldetr.gui.warp_masks import SEAM_COLOR, WHOLE, Checker, Swipe
+from napari_celldetr.gui.warped import WarpedPyramid
+from napari_celldetr.gui.warped_level import CHUNK_PX
 from napari_celldetr.pipeline.warp import Mover
 
 SIZE = (900, 700)

@@ -13,11 +13,15 @@ from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.self_check import (
     CLEAR_UM,
+    FAR_UM,
     FEWEST,
+    SURE,
     USUAL_UM,
     Finding,
     check_cells,
     check_slide,
+    check_sureness,
+    is_far,
 )
 
 
@@ -212,3 +216,23 @@ def test_real_fields_read_at_half_and_twice_their_pixel_size(shared_data):
     assert suggested[1] == ("ok", None)
     assert suggested[0.5] == ("doubt", 1.0)
     assert suggested[2] == ("doubt", 0.25)
+
+
+def test_far_is_beyond_what_odd_tissue_has():
+    assert FAR_UM[0] < CLEAR_UM[0] < CLEAR_UM[1] < FAR_UM[1]
+    for width, far in ((3.2, True), (4.0, False), (9.9, False), (12.5, True)):
+        assert is_far(cells(width), (0.5, 0.5), card=fake_card()) is far
+    assert not is_far(cells(3.2, count=FEWEST - 1), (0.5, 0.5), card=fake_card())
+
+
+def test_a_model_that_is_not_sure_is_said_to_be():
+    card = fake_card()
+    table = replace(cells(6.0), scores=np.full(FEWEST, card.threshold + SURE / 2, np.float32))
+    found = only(check_sureness(table, (0.5, 0.5), card=card))
+    assert found.level == "doubt"
+    assert "0.5 µm" in found.text
+    sure = replace(table, scores=table.scores + np.float32(SURE))
+    assert check_sureness(sure, (0.5, 0.5), card=card) == []
+    # Cells that only a lower threshold lets in say nothing of the others.
+    below = replace(table, scores=np.full(FEWEST, card.threshold - 0.1, np.float32))
+    assert check_sureness(below, (0.5, 0.5), card=card) == []

@@ -19,6 +19,7 @@ from napari_celldetr.core.errors import CellDETRError
 COMMANDS = {
     "info": "what a slide is: size, levels, pixel size, tissue",
     "detect": "find the cells of one or more slides",
+    "embed": "detect, and write what the model sees in each cell: its embedding",
     "export": "convert a result to another format",
     "corrections": "write what people corrected in the viewer, or how it came about",
     "register": "find where the tissue of an H&E slide lies on an IHC slide",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from napari_celldetr.cli.exits import Exit
 from napari_celldetr.cli.flags import add_config_flags, config_from
@@ -50,6 +50,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"format of the files in a folder (default: {DEFAULT_FORMAT})",
     )
     parser.add_argument(
+        "--picture", action="store_true", help="also draw the cells: OUT with .overlay.png"
+    )
+    add_run_flags(parser)
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command that runs a model over slides."""
+    parser.add_argument(
         "--region",
         nargs=4,
         type=int,
@@ -57,9 +65,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="only this part of the slide, in level-0 pixels",
     )
     parser.add_argument("--fresh", action="store_true", help="do not reuse what an earlier run did")
-    parser.add_argument(
-        "--picture", action="store_true", help="also draw the cells: OUT with .overlay.png"
-    )
     parser.add_argument(
         "--workspace",
         type=Path,
@@ -71,12 +76,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: Screen) -> Exit:
     """Detect in each slide; one bad slide does not stop the others."""
-    config = config_from(args, DetectConfig)
-    region = None if args.region is None else Region(*args.region)
     outputs = plan_outputs(args.slides, args.out, format=args.format, picture=args.picture)
-    prepare_folder(outputs[0].table.parent)
+    return detect_all(Detecting.of(args, screen), outputs, screen)
 
-    job = _Detecting(config, region, args.workspace, args.fresh, screen)
+
+def detect_all(job: Detecting, outputs: Sequence[Output], screen: Screen) -> Exit:
+    """Slide after slide; what the worst of them came to."""
+    prepare_folder(outputs[0].table.parent)
     outcomes = []
     try:
         for output in outputs:
@@ -89,7 +95,7 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
 
 
 @dataclass
-class _Detecting:
+class Detecting:
     """What all slides of one command share; the model is loaded once, when first needed."""
 
     config: DetectConfig
@@ -97,6 +103,13 @@ class _Detecting:
     workspace: Path | None
     fresh: bool
     screen: Screen
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, screen: Screen) -> Self:
+        """What the flags ask for."""
+        region = None if args.region is None else Region(*args.region)
+        config = config_from(args, DetectConfig)
+        return cls(config, region, args.workspace, args.fresh, screen)
 
     def one(self, output: Output) -> Exit:
         """Detect in one slide and write its files; a `ModelError` concerns all and escapes."""
@@ -124,7 +137,7 @@ class _Detecting:
             fresh=self.fresh,
         )
         cells, last = self.screen.follow(job, slide.name)
-        files = self._write(slide, cells, output)
+        files = self.write(slide, cells, output)
         report = last.report if isinstance(last, DetectProgress) else DetectReport()
         self._summarize(slide, cells, report, files, time.perf_counter() - started)
         return Exit.INCOMPLETE if report.failed else Exit.OK
@@ -137,7 +150,8 @@ class _Detecting:
         config = self.config
         return LazyModel(config.model, device=config.device, flips=config.flips)
 
-    def _write(self, slide: Slide, cells: Detections, output: Output) -> list[Path]:
+    def write(self, slide: Slide, cells: Detections, output: Output) -> list[Path]:
+        """Write the files of one slide; which they are."""
         from napari_celldetr.pipeline.export import export
 
         card = self.predictor.card

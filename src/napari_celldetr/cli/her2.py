@@ -216,7 +216,8 @@ def _summarize(content: Content, out: Path, screen: Screen) -> None:
     rows.append(("written", str(out)))
     screen.rows(rows, indent=2)
     for note in content["notes"]:
-        screen.say(f"  note: {note}")
+        if note not in content["score_notes"]:
+            screen.say(f"  note: {note}")
 
 
 def _shares(percent: dict[str, float | None]) -> str:

@@ -25,7 +25,13 @@ class Output:
 
 
 def plan_outputs(
-    slides: Sequence[Path], out: str, *, format: str | None = None, picture: bool = False
+    slides: Sequence[Path],
+    out: str,
+    *,
+    format: str | None = None,
+    picture: bool = False,
+    formats: Sequence[str] = FORMATS,
+    default: str = DEFAULT_FORMAT,
 ) -> list[Output]:
     """One output per slide, in their order.
 
@@ -38,15 +44,17 @@ def plan_outputs(
         A file, or a folder: several slides, a `format`, a trailing slash or an existing folder
         make it one. In a folder each file is named after its slide's stem.
     format : str, optional
-        One of `FORMATS`.
+        One of `formats`.
     picture : bool
         Whether an overlay picture is wanted too.
+    formats, default
+        What the command can write, and what it writes into a folder unless told otherwise.
     """
     if not _is_folder(slides, out, format):
         table = Path(out)
-        suffix_of(table)
+        suffix_of(table, tuple(f".{name}" for name in formats))
         return [Output(slides[0], table, _picture(table) if picture else None)]
-    tables = [Path(out) / f"{s.stem}.{format or DEFAULT_FORMAT}" for s in slides]
+    tables = [Path(out) / f"{s.stem}.{format or default}" for s in slides]
     _refuse_doubles(slides, tables)
     pairs = zip(slides, tables, strict=True)
     return [Output(s, t, _picture(t) if picture else None) for s, t in pairs]

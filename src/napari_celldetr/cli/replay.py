@@ -12,7 +12,9 @@ from napari_celldetr.cli.screen import Screen
 from napari_celldetr.core.errors import SlideError
 
 if TYPE_CHECKING:
+    from napari_celldetr.core.predictor import Predictor
     from napari_celldetr.pipeline.her2.content import Content
+    from napari_celldetr.pipeline.her2.replay import Replay
 
 MOST_SHOWN = 40
 
@@ -25,6 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="the IHC slide (default: the one of that name beside the report, or here)",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="the model that found the nuclei, where it is not installed here by that name; it "
+        "must have the weights of the report",
     )
 
 
@@ -41,20 +50,35 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         # Stored tiles would only be compared with themselves.
         tempfile.TemporaryDirectory(prefix="celldetr-replay-") as workspace,
     ):
-        job = replay(content, slide, workspace=workspace)
+        model = None if args.model is None else _model(args.model, content)
+        job = replay(content, slide, predictor=model, workspace=workspace)
         found, _ = screen.follow(job, slide.name)
     screen.say(f"{args.report.name}: the seal is whole")
-    for difference in found.differences[:MOST_SHOWN]:
-        screen.say(f"  {difference.sentence()}")
-    if len(found.differences) > MOST_SHOWN:
-        screen.say(f"  and {len(found.differences) - MOST_SHOWN} figures more")
-    count = len(found.differences)
-    screen.say("equal: every figure came out again" if found.is_equal else f"{count} differ")
-    if content["software"] != found.content["software"]:
-        was, now = content["software"]["version"], found.content["software"]["version"]
-        screen.say(f"written by version {was}, computed again by {now}")
+    _summarize(found, screen)
     screen.research_use()
     return Exit.OK if found.is_equal else Exit.ERROR
+
+
+def _summarize(found: Replay, screen: Screen) -> None:
+    for difference in found.differences[:MOST_SHOWN]:
+        screen.say(f"  {difference.sentence()}")
+    count = len(found.differences)
+    if count > MOST_SHOWN:
+        screen.say(f"  and {count - MOST_SHOWN} more")
+    screen.say(
+        "equal: all that was computed came out again" if found.is_equal else f"{count} differ"
+    )
+    for words in found.taken_over:
+        screen.say(f"  taken over, not computed again: {words}")
+    for words in found.remarks:
+        screen.say(f"  {words}")
+
+
+def _model(folder: Path, content: Content) -> Predictor:
+    """The detector in a folder; whether it is that of the report is seen by its weights."""
+    from napari_celldetr.nets.lazy import LazyModel
+
+    return LazyModel(folder, device=str(content["config"]["device"]))
 
 
 def _given_mpp(content: Content) -> float | None:

@@ -105,14 +105,18 @@ class PlainMeter:
     def __init__(self, screen: Screen, title: str, unit: str) -> None:
         self._screen, self._title, self._unit = screen, title, unit
         self._next = time.monotonic() + PLAIN_EVERY_S
+        self._last = ""
 
     def show(self, step: Progress) -> None:
-        """Print the step if it is time to."""
+        """Print the step if it is time to, and says something new."""
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + PLAIN_EVERY_S
         parts = [f"{step.done}/{step.total} {self._unit}", *_rates(step), step.message]
-        self._screen.note(f"{self._title}: " + ", ".join(p for p in parts if p))
+        text = f"{self._title}: " + ", ".join(p for p in parts if p)
+        if text != self._last:
+            self._next = time.monotonic() + PLAIN_EVERY_S
+            self._last = text
+            self._screen.note(text)
 
     def note(self, text: str) -> None:
         """Print the line."""

@@ -61,6 +61,10 @@ class AnnotationError(CellDETRError):
     """What a person said of cells does not fit together, or cannot be kept."""
 
 
+class EmbeddingError(CellDETRError):
+    """Embeddings do not fit the cells, each other, or what is asked of them."""
+
+
 class ExportError(CellDETRError):
     """A result cannot be written or read back."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.transform import ErrorMap, SlideTransform, TransformError
 from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.landmarks import Pair
+from napari_celldetr.gui.warped import WarpedPyramid
 from napari_celldetr.pipeline.register import RegisterConfig
+from napari_celldetr.pipeline.warp import Mover
 
 if TYPE_CHECKING:
     from napari_celldetr.pipeline.import_transform import Physical
@@ -30,12 +32,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class AlignRequest:
-    """What the user asked for; `landmarks` in level-0 px."""
+    """What the user asked for; `landmarks` in level-0 px.
+
+    `levels` are the H&E layer's arrays, finest first, of which its picture on the IHC is made.
+    """
 
     he: SlideSource
     ihc: SlideSource
     config: RegisterConfig = field(default_factory=RegisterConfig)
     landmarks: tuple[Pair, ...] = ()
+    levels: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,15 @@ class Veil:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A transform, ready to be shown. `veil` is None where nobody measured the error."""
+    """A transform, ready to be shown.
+
+    `veil` is None where nobody measured the error; `pyramid` is the H&E's picture on the IHC,
+    None where it has still to be made.
+    """
 
     transform: SlideTransform
     veil: Veil | None
+    pyramid: WarpedPyramid | None = None
 
 
 def align_job(request: AlignRequest) -> Job[Aligned]:
@@ -115,12 +126,18 @@ def _guarded(
     try:
         yield Progress(0, 0, "opening the slides")
         with request.he.open() as he, request.ihc.open() as ihc:
+            if he.identity() == ihc.identity():
+                raise same_slide()
             transform = yield from work(he, ihc)
         yield Progress(0, 0, "preparing the view")
         veil = None
         if transform.error_map is not None:
             veil = yield from make_veil(transform, transform.error_map)
-        return Aligned(transform, veil)
+        pyramid = None
+        if request.levels:
+            pyramid = WarpedPyramid(request.levels, Mover(transform))
+            yield from pyramid.prepare()
+        return Aligned(transform, veil, pyramid)
     except CellDETRError:
         raise
     except MemoryError as error:
@@ -164,12 +181,11 @@ def on_he(transform: SlideTransform, points: Floats) -> Floats:
         return np.full((len(points), 2), -1e9)
 
 
-def refuse_same(he: object, ihc: object) -> None:
-    """`SlideError` when both choices are one slide."""
-    if he == ihc:
-        raise SlideError(
-            "Both choices are the same slide.",
-            expected="an H&E slide and an IHC slide",
-            found="one slide, chosen twice",
-            remedy="choose the other slide in one of the two boxes",
-        )
+def same_slide() -> SlideError:
+    """Both choices are one slide."""
+    return SlideError(
+        "Both choices are the same slide.",
+        expected="an H&E slide and an IHC slide",
+        found="the same pixels twice",
+        remedy="choose the other slide in one of the two boxes",
+    )

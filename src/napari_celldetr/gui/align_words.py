@@ -7,6 +7,7 @@ import numpy as np
 from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.progress import Progress
 from napari_celldetr.core.transform import SlideTransform
+from napari_celldetr.pipeline.register import RegistrationError
 
 STEPS = {
     "features": "Looking for common structures",
@@ -19,9 +20,14 @@ STEPS = {
     "opening the slides": "Opening the slides",
     "preparing the view": "Preparing the view",
 }
+EMPTY_TEXT = (
+    "Two slides are needed: an H&E and an IHC of the same block. Drag their files into the window, "
+    "or try File › Open Sample › CellDETR › H&E and IHC sections to align."
+)
 LANDMARK_HELP = (
-    "What to do: under Landmarks, press Set landmarks and click at least three places that you "
-    "know again on both slides, spread over the tissue. Then press Align with landmarks."
+    "What to do: check that both slides are of one block. If they are, press Set landmarks under "
+    "Landmarks and click at least three places that you know again on both slides, spread over "
+    "the tissue. Then press Align with landmarks."
 )
 
 
@@ -84,8 +90,9 @@ def share_words(transform: SlideTransform) -> str:
 
 
 def failure_words(error: CellDETRError) -> str:
-    """Why there is no alignment, and what to do."""
-    found = f" Found: {error.found}." if error.found else ""
+    """Why there is no alignment; of tissue that does not match, without the figures behind it."""
+    told = error.found and not isinstance(error, RegistrationError)
+    found = f" Found: {error.found}." if told else ""
     return f"Not aligned. {error.message}{found}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,21 +10,27 @@ from typing import Any
 import numpy as np
 from napari.layers import Shapes
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from napari_celldetr.core.errors import ConfigError
-from napari_celldetr.core.transform import SlideTransform
+from napari_celldetr.core.transform import SlideTransform, TransformError
 from napari_celldetr.gui.layers import HALF, Frame
 from napari_celldetr.pipeline.her2.tumour import WORDS, alignment_of
-from napari_celldetr.pipeline.warp import Outline, carry_outline
+from napari_celldetr.pipeline.warp import Mover, Outline, carry_outline
 
 CARRIED_KEY = "celldetr_carried"
-ALIGNMENT_KEY = "celldetr_alignment"
-"""In the metadata of what was carried to the IHC: what a report says of the registration."""
 CLASS_COLUMNS = ("class", "classification", "kind", "name", "label")
 """Features of shapes that may say what they are."""
 SOURCE_KEY = "source"
 """In what `CARRIED_KEY` holds: who says that this is tumour, where no person drew it."""
+ALIGNMENT_KEY = "celldetr_alignment"
+"""In the metadata of a layer that was carried, beside `CARRIED_KEY`: the registration that carried
+it, as the mapping of an `Alignment`, which ``Alignment(**mapping)`` gives back. Its `excluded_um2`
+is the area, on the H&E slide, of the shapes whose feature ``left_out`` says that they do not count.
+"""
 ROUND_CORNERS = 96
+POINTS_ACROSS = 64
+"""Of the grid on which the tissue in a region is looked at."""
 CLOSED = ("rectangle", "polygon", "ellipse")
 KEPT_COLOR, OUT_COLOR = "#00e676", "#9e9e9e"
 LINE_PX = 3.0
@@ -79,7 +86,10 @@ def carry_regions(
     for data, kind in zip(source.data, kinds, strict=True):
         line = reading(_world(source, _corners(np.asarray(data, np.float64)[:, -2:], kind)))
         ring = np.concatenate([line, line[:1]]) if kind in CLOSED else line
-        outlines.append(carry_outline(ring, transform, inverse=inverse))
+        outline = carry_outline(ring, transform, inverse=inverse)
+        if kind in CLOSED:
+            outline = _judged_inside(outline, line, transform, inverse=inverse)
+        outlines.append(outline)
     layer = layer_of_outlines(
         outlines,
         transform,
@@ -121,13 +131,17 @@ def layer_of_outlines(
         "left_out": [o.excluded for o in outlines],
         **(said or {}),
     }
+    lost = sum(
+        _area_um2(ring, transform, inverse=inverse)
+        for ring, outline, is_ring in zip(rings, outlines, closed, strict=True)
+        if outline.excluded and is_ring
+    )
     about = {"from": side, "slide": origin, "layer": name}
     if source:
         features["found_by"] = [WORDS[source]] * len(outlines)
         about |= {SOURCE_KEY: source, "origin": WORDS[source]}
     metadata: dict[str, Any] = {CARRIED_KEY: about}
-    if not inverse:
-        metadata[ALIGNMENT_KEY] = asdict(alignment_of(transform))
+    metadata[ALIGNMENT_KEY] = asdict(alignment_of(transform, lost))
     return Shapes(
         [ring[:, ::-1] - HALF for ring in rings],
         shape_type=["polygon" if c else "path" for c in closed],
@@ -140,6 +154,47 @@ def layer_of_outlines(
         metadata=metadata,
         **frame.layer_options(),
     )
+
+
+def _judged_inside(
+    outline: Outline, ring: Floats, transform: SlideTransform, *, inverse: bool
+) -> Outline:
+    """A carried ring judged by the tissue in it, where there is any.
+
+    People draw around tissue, over glass, where nothing is known of the alignment: the corners
+    would say that it is not to be trusted. `ring` is where it was drawn, its slide's level-0 px.
+    """
+    mover = Mover(transform, inverse)
+    before = _points_in(ring)
+    try:
+        after = mover.move(before)
+    except TransformError:
+        return outline
+    on_he = (after if inverse else before) * transform.he.mpp
+    errors, bad = mover.errors(before, after)
+    known_map = transform.error_map
+    if known_map is None or not (tissue := known_map.tissue_at(on_he) > 0).any():
+        return outline
+    known = errors[tissue & np.isfinite(errors)]
+    worst = float(known.max()) if len(known) else math.nan
+    return Outline(outline.corners, worst, bool(bad[tissue].mean() > 0.5))
+
+
+def _points_in(ring: Floats) -> Floats:
+    """Points (N, 2) on a grid over a ring (M, 2)."""
+    low, extent = ring.min(axis=0), np.ptp(ring, axis=0)
+    step = max(float(extent.max()) / POINTS_ACROSS, 1e-6)
+    picture = Image.new("L", tuple((np.ceil(extent / step).astype(int) + 1).tolist()))
+    ImageDraw.Draw(picture).polygon([tuple(p) for p in ((ring - low) / step).tolist()], fill=1)
+    rows, columns = np.nonzero(np.asarray(picture))
+    return np.asarray(low + np.stack([columns, rows], axis=1) * step, np.float64)
+
+
+def _area_um2(ring: Floats, transform: SlideTransform, *, inverse: bool) -> float:
+    """Area on the H&E slide of a carried ring, which is in level-0 px of the slide it is on now."""
+    on_he = (ring if inverse else transform.inverse(ring)) * transform.he.mpp
+    x, y = (on_he - on_he[0]).T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def _corners(data: Floats, kind: str) -> Floats:

@@ -27,6 +27,7 @@ from napari_celldetr.gui.parts import (
     short_combo,
     wrapped_label,
 )
+from napari_celldetr.pipeline.her2.caveats import stain_doubts
 from napari_celldetr.pipeline.her2.result import Her2Result
 
 VIEWPORT, TUMOUR_AREAS, WHOLE = "viewport", "tumour", "whole"
@@ -222,7 +223,7 @@ class Her2Body(QWidget):
             return
         self.score_box.show_refusal(found.refusal)
         self.bars.show_area(found.coverage.percent)
-        self.scope_label.setText("\n".join([covered_words(found), *found.notes]))
+        self.scope_label.setText("\n".join([covered_words(found), *stain_doubts(found.kinds)]))
         self.reporter.offer(found)
 
     def offer_scopes(self, scopes: list[tuple[str, str]]) -> None:

@@ -148,6 +148,8 @@ def looks(layer: Any, *, is_chosen: bool, zoom: float) -> None:
     width = _line_width(LINE_PX if stays else THIN_PX, zoom)
     if set(layer.edge_width) != {width}:
         layer.edge_width = width
+        # napari draws another width only with the next change.
+        layer.refresh(thumbnail=False)
     wanted = color if stays else UNCHOSEN
     if layer.metadata.get(_SHOWN_KEY) != (wanted, len(layer.data)):
         layer.metadata[_SHOWN_KEY] = (wanted, len(layer.data))

@@ -18,12 +18,13 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.her2_state import Her2State
+from napari_celldetr.pipeline.her2.caveats import stain_doubts
 from napari_celldetr.pipeline.her2.exclusions import find_exclusions
 from napari_celldetr.pipeline.her2.kept import KeptReading
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
-from napari_celldetr.pipeline.her2.reading import Her2Reading
+from napari_celldetr.pipeline.her2.reading import Her2Reading, square_mpp
 from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, too_coarse
-from napari_celldetr.pipeline.her2.score import require_stains, score_tumour
+from napari_celldetr.pipeline.her2.score import score_tumour
 from napari_celldetr.pipeline.her2.settings import Her2Config
 from napari_celldetr.pipeline.her2.slide_stain import (
     SlideStain,
@@ -32,6 +33,7 @@ from napari_celldetr.pipeline.her2.slide_stain import (
 )
 from napari_celldetr.pipeline.her2.stain_kind import require_stain
 from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
+from napari_celldetr.pipeline.her2.tumour_request import require_stains
 from napari_celldetr.slides.slide import Slide
 
 T = TypeVar("T")
@@ -84,7 +86,7 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
     cells = request.cells().cells
     with request.source.open() as slide:
         yield Progress(0, 0, "Looking at the stain…")
-        notes = require_stains(slide)
+        notes = stain_doubts(require_stains(slide))
         stain = yield from _stain(slide, request.control)
         if request.first is not None:
             early = _in_view(cells, request.first, slide)
@@ -118,10 +120,10 @@ def coverage_job(
     """How much is stained how strongly, pixel by pixel, where cells cannot be measured."""
     yield Progress(0, 0, "Opening the slide…")
     with source.open() as slide:
-        notes = require_stains(slide)
+        kinds = require_stains(slide)
         rules = Rules(cutoffs)
         found = yield from score_tumour(slide, tumour, config or Her2Config(), rules=rules)
-        return Measured(covered=replace(found, notes=(*notes, *found.notes)))
+        return Measured(covered=replace(found, kinds=kinds))
 
 
 def _stain(slide: Slide, control: Control | None) -> Generator[Progress, None, SlideStain]:
@@ -153,7 +155,7 @@ def _measure(
     if excluding:
         excluded = yield from _timed(find_exclusions(slide, measured, stain=stain), started)
     yield Progress(0, 0, "Judging the cells…")
-    reading = Her2Reading(measured, excluded, float(np.mean(slide.known_mpp())))
+    reading = Her2Reading(measured, excluded, square_mpp(slide))
     return Her2State(reading, stain=stain, refused=too_coarse(slide), control=control)
 
 

@@ -28,6 +28,8 @@ from napari_celldetr.pipeline.her2.reading import Her2Reading
 from napari_celldetr.pipeline.her2.report import write_report
 from napari_celldetr.pipeline.her2.result import Her2Result, Rules, conclude
 from napari_celldetr.pipeline.her2.settings import Her2Config
+from napari_celldetr.pipeline.her2.stain_kind import require_stain
+from napari_celldetr.pipeline.her2.tumour_areas import IHC
 from napari_celldetr.slides.slide import Slide
 
 FILTERS = ("Page with pictures (*.html)", "JSON (*.json)")
@@ -70,9 +72,16 @@ def begin_of(state: Her2State, source: Any) -> Begin:
     model = state.reading.measured.cells.source.model or Her2Config().model
     config = replace(config_of(source), model=model)
     tumour, rules = state.tumour, Rules(state.cutoffs)
-    stain, control, notes = state.stain, state.control, state.notes
+    stain, control = state.stain, state.control
     return lambda slide: Her2Result(
-        slide, config, rules, tumour, stain, control=control, given=True, notes=notes
+        slide,
+        config,
+        rules,
+        tumour,
+        stain,
+        control=control,
+        given=True,
+        kinds=((IHC, require_stain(slide, "H-DAB")),),
     )
 
 

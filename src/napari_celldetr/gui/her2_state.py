@@ -32,10 +32,10 @@ from napari_celldetr.gui.her2_verdict import (
     intervals_job,
     verdict_job,
 )
+from napari_celldetr.pipeline.her2.caveats import evened_out, own_settings
 from napari_celldetr.pipeline.her2.membrane import Membranes
 from napari_celldetr.pipeline.her2.outline import ANGLES, RAYS
 from napari_celldetr.pipeline.her2.reading import Her2Reading
-from napari_celldetr.pipeline.her2.remarks import remarks
 from napari_celldetr.pipeline.her2.result import Control
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
@@ -98,7 +98,8 @@ class Her2State:
 
     def remarks(self) -> list[str]:
         """What a person changed that moves the score: cut-offs of the verdict, and the stain."""
-        return remarks(self.cutoffs, None if self.control is None else self.stain.gain)
+        own = own_settings("Cut-offs", self.cutoffs)
+        return [*own, *evened_out(self.control, self.stain)]
 
     # What is chosen ---------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.core.progress import Progress, drain
 from napari_celldetr.core.transform import SlideTransform
-from napari_celldetr.gui.align_view import AlignView, Look
+from napari_celldetr.gui.align_places import Look
+from napari_celldetr.gui.align_view import AlignView
 from napari_celldetr.gui.carry import layer_of_outlines
 from napari_celldetr.gui.layers import HALF, Frame
 from napari_celldetr.gui.overlay import camera_of

@@ -9,82 +9,38 @@ more than copying what is on the screen.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Protocol
+from collections.abc import Generator, Iterator, Sequence
+from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from napari_celldetr.core.progress import Progress
+from napari_celldetr.gui.warp_masks import WHOLE, Mask
+from napari_celldetr.gui.warped_level import CHUNK_PX, Later, WarpedLevel
 from napari_celldetr.pipeline.warp import Mover
 from napari_celldetr.slides.pixels import to_rgb
 from napari_celldetr.slides.tile_cache import TileCache
 
-CHUNK_PX = 512
 MESH_PX = 32
 CACHE_BYTES = 256 * 2**20
 SMALL_ENOUGH_PX = 64
 """napari keeps the coarsest level as it was first handed out, whatever the mask is later: it must
 be one that nobody looks at."""
+BASE_PX = 2 * CHUNK_PX
+"""Levels up to this width and height are kept whole, to stand in for what is not there yet."""
 LEVEL_SLACK = 1.01
 SPARE_PX = 2
 RIM_POINTS = 65
 LARGEST = 3.0
 """What the levels cover at most, of the target's width and height."""
-SEAM_COLOR = (255, 212, 0, 255)
-THREADS = 2
-"""Reading a slide's tiles and unfolding them goes on beside each other."""
 
+Key = tuple[int, int, int]
+"""Level, column and row of a chunk."""
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
-
-
-class Mask(Protocol):
-    """What of the picture is left out when it is handed out."""
-
-    def cut(self, rgba: Bytes, x: Floats, y: Floats) -> None:
-        """Clear pixels (h, w, 4) in place; `x` (w,) and `y` (h,) are level-0 px of the target."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """Everything is shown."""
-
-    def cut(self, rgba: Bytes, x: Floats, y: Floats) -> None:
-        """Nothing is cleared."""
-
-
-@dataclass(frozen=True, slots=True)
-class Swipe:
-    """Shown left of a seam at `at` level-0 px, which is drawn `width` px wide."""
-
-    at: float
-    width: float = 1.0
-
-    def cut(self, rgba: Bytes, x: Floats, y: Floats) -> None:
-        """Clear what is right of the seam."""
-        rgba[:, x > self.at, 3] = 0
-        rgba[:, np.abs(x - self.at) <= self.width / 2] = SEAM_COLOR
-
-
-@dataclass(frozen=True, slots=True)
-class Checker:
-    """Shown in every other field of a chequerboard; `side` (x, y) is a field's in level-0 px."""
-
-    side: tuple[float, float]
-
-    def cut(self, rgba: Bytes, x: Floats, y: Floats) -> None:
-        """Clear every other field."""
-        column = np.floor(x / self.side[0]).astype(np.int64)
-        row = np.floor(y / self.side[1]).astype(np.int64)
-        rgba[..., 3][(row[:, None] + column[None, :]) % 2 == 1] = 0
-
-
-WHOLE = Whole()
 
 
 class WarpedPyramid:
@@ -108,6 +64,9 @@ class WarpedPyramid:
         Level-0 px of the target per pixel of the first level; below 1 where the source is finer.
     mask : Mask
         What is left out. After a change the layer has to be refreshed.
+    later : Later or None
+        Who makes the chunks that the window's thread asks for; something coarser stands in for
+        them until then. None: they are made at once.
     """
 
     def __init__(self, levels: Sequence[Any], mover: Mover) -> None:
@@ -117,7 +76,9 @@ class WarpedPyramid:
         self._back = Mover(t, not mover.inverse)
         self._source, self._target = source, target
         self._cache = TileCache(CACHE_BYTES)
+        self._base: dict[Key, Bytes] = {}
         self.mask: Mask = WHOLE
+        self.later: Later | None = None
         finer = max(1, math.floor(sum(target.mpp) / sum(source.mpp) + 0.4))
         self.factor = 1 / finer
         low, high = self._covered(mover)
@@ -149,9 +110,58 @@ class WarpedPyramid:
         """Level-0 px (x, y) of the target per pixel of a level."""
         return np.array(self.extent) / self.levels[level].size_px
 
+    def prepare(self) -> Generator[Progress, None, None]:
+        """Make what stands in for everything else: the coarse levels, which are kept."""
+        keys = [key for key in self._keys() if self.is_base(key[0])]
+        for done, key in enumerate(keys):
+            yield Progress(done, len(keys), "preparing the view")
+            self._base[key] = self._make(*key)
+
+    def _keys(self) -> Iterator[Key]:
+        for level, of in enumerate(self.levels):
+            columns, rows = (-(-n // CHUNK_PX) for n in of.size_px)
+            yield from product([level], range(columns), range(rows))
+
+    def is_base(self, level: int) -> bool:
+        """Whether a level is so coarse that it is kept whole."""
+        return max(self.levels[level].size_px) <= BASE_PX
+
+    def forget(self) -> None:
+        """Let go of all chunks but those that `prepare` made."""
+        self._cache.clear()
+
     def chunk(self, level: int, column: int, row: int) -> Bytes:
         """Pixels (h, w, 4) of a chunk, without any mask. Read-only."""
-        return self._cache.get((level, column, row), lambda: self._make(level, column, row))
+        key = (level, column, row)
+        if key in self._base:
+            return self._base[key]
+        return self._cache.get(key, lambda: self._make(level, column, row))
+
+    def known(self, level: int, column: int, row: int) -> Bytes | None:
+        """The pixels of a chunk that was made already; None for another."""
+        key = (level, column, row)
+        return self._base[key] if key in self._base else self._cache.held(key)
+
+    def stand_in(self, level: int, column: int, row: int) -> Bytes:
+        """Pixels (h, w, 4) for a chunk, of the finest coarser one that was made already."""
+        size = self.levels[level].size_px
+        x, y = column * CHUNK_PX, row * CHUNK_PX
+        width, height = min(CHUNK_PX, size[0] - x), min(CHUNK_PX, size[1] - y)
+        for coarser in range(level + 1, len(self.levels)):
+            by = coarser - level
+            left, top = column >> by, row >> by
+            found = self.known(coarser, left, top)
+            if found is None and coarser == len(self.levels) - 1:
+                found = self.chunk(coarser, left, top)
+            if found is not None:
+                less = np.array(self.levels[coarser].size_px) / size
+                low = np.array([x, y]) * less - np.array([left, top]) * CHUNK_PX
+                high = low + np.array([width, height]) * less
+                most = np.array(found.shape[1::-1], np.float64)
+                box = (*np.clip(low, 0, most - 1e-3).tolist(), *np.clip(high, 0, most).tolist())
+                picture = Image.fromarray(found)
+                return _pixels(picture.resize((width, height), Image.Resampling.BILINEAR, box))
+        return self.chunk(level, column, row)
 
     def _make(self, level: int, column: int, row: int) -> Bytes:
         x, y = column * CHUNK_PX, row * CHUNK_PX
@@ -172,10 +182,7 @@ class WarpedPyramid:
         bent = picture.transform(
             (width, height), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
         )
-        out = np.array(bent)
-        # Graphics cards mix in the colour of clear pixels at the rim.
-        out[out[..., 3] == 0, :3] = 255
-        return out
+        return _pixels(bent)
 
     def _shrink(self, level: int) -> float:
         """Level-0 px of the source that a pixel of a level is wide."""
@@ -205,6 +212,13 @@ class WarpedPyramid:
         return picture if less == 1 else picture.reduce(less), (places - low) / less
 
 
+def _pixels(picture: Image.Image) -> Bytes:
+    out = np.array(picture)
+    # Graphics cards mix in the colour of clear pixels at the rim.
+    out[out[..., 3] == 0, :3] = 255
+    return out
+
+
 def _edges(length: int) -> NDArray[np.int64]:
     """0, MESH_PX, … and `length`."""
     return np.append(np.arange(0, length, MESH_PX), length)
@@ -213,85 +227,3 @@ def _edges(length: int) -> NDArray[np.int64]:
 def _corners(places: Floats, i: int, j: int) -> list[Floats]:
     """Upper left, lower left, lower right, upper right, as Pillow wants them."""
     return [places[j, i], places[j + 1, i], places[j + 1, i + 1], places[j, i + 1]]
-
-
-class WarpedLevel:
-    """What napari sees of a level: shape, dtype, and slices of (y, x, channel)."""
-
-    dtype = np.dtype(np.uint8)
-    ndim = 3
-
-    def __init__(
-        self, pyramid: WarpedPyramid, level: int, size: tuple[int, int], *, masked: bool = True
-    ) -> None:
-        self._pyramid, self._level, self._masked = pyramid, level, masked
-        self.size_px = size
-        self.shape = (size[1], size[0], 4)
-        self.size = size[0] * size[1] * 4
-
-    def __getitem__(self, key: Any) -> Bytes:
-        keys = list(key) if isinstance(key, tuple) else [key]
-        ys, xs, channels = keys + [slice(None)] * (3 - len(keys))
-        (y0, y1, _), (x0, x1, _) = ys.indices(self.shape[0]), xs.indices(self.shape[1])
-        out = np.zeros((max(y1 - y0, 0), max(x1 - x0, 0), 4), np.uint8)
-        places = [
-            (column, row)
-            for row in range(y0 // CHUNK_PX, -(-y1 // CHUNK_PX))
-            for column in range(x0 // CHUNK_PX, -(-x1 // CHUNK_PX))
-        ]
-        for (column, row), chunk in zip(places, self._chunks(places), strict=True):
-            left, top = column * CHUNK_PX, row * CHUNK_PX
-            ya, yb = max(y0, top), min(y1, top + chunk.shape[0])
-            xa, xb = max(x0, left), min(x1, left + chunk.shape[1])
-            out[ya - y0 : yb - y0, xa - x0 : xb - x0] = chunk[
-                ya - top : yb - top, xa - left : xb - left
-            ]
-        step, origin = self._pyramid.step(self._level), self._pyramid.origin
-        x = (np.arange(x0, x1) + 0.5) * step[0] + origin[0]
-        y = (np.arange(y0, y1) + 0.5) * step[1] + origin[1]
-        if self._masked:
-            self._pyramid.mask.cut(out, x, y)
-        return out[:, :, channels]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self[:].astype(dtype or self.dtype)
-
-    def _chunks(self, places: list[tuple[int, int]]) -> list[Bytes]:
-        make = self._pyramid.chunk
-        if len(places) < 2:
-            return [make(self._level, *p) for p in places]
-        with ThreadPoolExecutor(THREADS, "celldetr-warped") as pool:
-            return list(pool.map(lambda p: make(self._level, *p), places))
-
-
-def around(
-    levels: Sequence[Any],
-    centre: tuple[float, float],
-    step: float,
-    size: tuple[int, int],
-    *,
-    width: float | None = None,
-) -> Bytes:
-    """A picture (h, w, 3) of `size` (w, h) around a place, glass-coloured beyond the slide.
-
-    `centre` (x, y) and `step`, what a pixel of the picture is wide, are in level-0 px, of which
-    the levels (finest first) span `width`; None means as many as the first one has.
-    """
-    full = width or levels[0].shape[1]
-    scales = [full / level.shape[1] for level in levels]
-    fit = [i for i, scale in enumerate(scales) if scale <= step * LEVEL_SLACK] or [0]
-    level, scale = levels[fit[-1]], scales[fit[-1]]
-    half = np.array(size) * step / scale / 2
-    middle = np.array(centre) / scale
-    low, high = np.floor(middle - half).astype(int), np.ceil(middle + half).astype(int)
-    high = np.maximum(high, low + 1)
-    out = np.full((high[1] - low[1], high[0] - low[0], 3), 244, np.uint8)
-    ends = np.array([level.shape[1], level.shape[0]])
-    start, stop = np.clip(low, 0, ends), np.clip(high, 0, ends)
-    if (stop > start).all():
-        part = to_rgb(np.asarray(level[start[1] : stop[1], start[0] : stop[0]]))
-        (x, y), (h, w) = start - low, part.shape[:2]
-        out[y : y + h, x : x + w] = part
-    box = (*(middle - half - low).tolist(), *(middle + half - low).tolist())
-    found = Image.fromarray(out).resize(size, Image.Resampling.BILINEAR, box=box)
-    return np.array(found)

@@ -31,20 +31,23 @@ MAX_CELLS = 20_000_000
 MAX_VALUES = 1 << 32
 """In all arrays that are read together; a file says in 100 bytes that an array is endless."""
 READ = ("obs", "var", "X", "obsm/embedding", "uns")
+CHECKED = (*READ, "obsm/spatial")
 EMBEDDING = "embedding"
 
 
-def writing_h5ad(rows: CellRows, path: Path) -> Steps[None]:
+def writing_h5ad(rows: CellRows, path: Path, *, embedding_as_x: bool = False) -> Steps[None]:
     """Write one file (not atomically: the caller gives a temporary path).
 
     ``X`` holds the numeric measurements, ``obs`` score, class and box, and status and author of
     corrected cells, ``obs_names`` the ids, ``obsm["spatial"]`` the centres in level-0 px,
-    ``obsm["embedding"]`` the embeddings, ``uns`` source, note and areas. Raises `ExportError`
-    when anndata is not installed.
+    ``obsm["embedding"]`` the embeddings, ``uns`` source, note and areas. With `embedding_as_x`
+    the embeddings are ``X``, and the measurements stand in ``obs``. Raises `ExportError` when
+    anndata is not installed.
     """
     anndata, pandas = _packages()
     cells = rows.cells
     numeric = [n for n, v in cells.columns.items() if v.dtype.kind in "buif"]
+    vectors = None if cells.embeddings is None else cells.embeddings.astype(np.float32)
     obs = pandas.DataFrame(
         {"score": cells.scores, **dict(zip(CORNERS, cells.boxes.T, strict=True))},
         index=as_text(rows.ids),
@@ -56,12 +59,19 @@ def writing_h5ad(rows: CellRows, path: Path) -> Steps[None]:
     for name in (n for n in cells.columns if n not in numeric):
         obs[name] = cells.columns[name].astype(str)
     obsm = {"spatial": cells.centres}
-    if cells.embeddings is not None:
-        obsm[EMBEDDING] = cells.embeddings.astype(np.float32)
-    matrix = np.empty((len(cells), len(numeric)), np.float32)
-    for i, name in enumerate(numeric):
-        matrix[:, i] = cells.columns[name]
     uns = {"source": cells.source.to_json(), "note": RESEARCH_USE}
+    if embedding_as_x:
+        for name in numeric:
+            obs[name] = cells.columns[name]
+        matrix = np.zeros((len(cells), 0), np.float32) if vectors is None else vectors
+        numeric = [f"{EMBEDDING}_{i}" for i in range(matrix.shape[1])]
+        uns["X"] = EMBEDDING
+    else:
+        if vectors is not None:
+            obsm[EMBEDDING] = vectors
+        matrix = np.empty((len(cells), len(numeric)), np.float32)
+        for i, name in enumerate(numeric):
+            matrix[:, i] = cells.columns[name]
     uns["class_names"] = json.dumps(cells.class_names)
     uns["areas"] = json.dumps(areas_to_json(rows.areas))
     var = pandas.DataFrame(index=numeric)
@@ -83,7 +93,7 @@ def reading_h5ad(path: Path) -> Steps[CellRows]:
     from anndata.io import read_elem
 
     with h5py.File(path, "r") as file:
-        _check(file)
+        check_sizes(file)
         yield 0
         found = {name: read_elem(file[name]) for name in READ if name in file}
     try:
@@ -101,9 +111,10 @@ def _rows(found: dict[str, Any]) -> CellRows:
     number = {"unknown": UNKNOWN, **{name: i for i, name in enumerate(classes)}}
     labels, which = _texts(obs["class"])
     taken = {"score", "class", STATUS, AUTHOR, *CORNERS}
-    columns = {name: matrix[:, i] for i, name in enumerate(names)}
-    columns |= {n: np.array(obs[n].astype(str), np.str_) for n in obs.columns if n not in taken}
-    vectors = found.get(f"obsm/{EMBEDDING}")
+    as_x = uns.get("X") == EMBEDDING
+    columns = {} if as_x else {name: matrix[:, i] for i, name in enumerate(names)}
+    columns |= {n: _column(obs[n]) for n in obs.columns if n not in taken}
+    vectors = matrix if as_x and names else found.get(f"obsm/{EMBEDDING}")
     cells = Detections(
         np.stack([obs[name].to_numpy(np.float32) for name in CORNERS], axis=1),
         obs["score"].to_numpy(np.float32),
@@ -124,6 +135,11 @@ def _rows(found: dict[str, Any]) -> CellRows:
     return CellRows(cells, ids, status_numbers(words)[status], authors[by], areas)
 
 
+def _column(found: Any) -> NDArray[Any]:
+    values = found.to_numpy()
+    return values if values.dtype.kind in "buif" else np.array(found.astype(str), np.str_)
+
+
 def _texts(column: Any) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Different texts of a column, and which one each cell has."""
     categories = column.astype("category").cat
@@ -137,7 +153,7 @@ def _categories(cells: Detections) -> list[str]:
     return list(dict.fromkeys([*cells.class_names, "unknown"]))
 
 
-def _check(file: Any) -> None:
+def check_sizes(file: Any) -> None:
     """Refuse a file whose arrays are larger than cells can need, or lie elsewhere."""
     import h5py
 
@@ -148,7 +164,7 @@ def _check(file: Any) -> None:
         for key in node if isinstance(node, h5py.Group) else ():
             if not isinstance(node.get(key, getlink=True), h5py.HardLink):
                 raise _refused("a link to somewhere else")
-        if not isinstance(node, h5py.Dataset) or not name.startswith(READ):
+        if not isinstance(node, h5py.Dataset) or not name.startswith(CHECKED):
             return
         if node.external or node.is_virtual:
             raise _refused("an array that lies in another file")

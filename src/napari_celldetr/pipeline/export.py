@@ -249,7 +249,7 @@ def _checked(
         return (yield from lines)
     if not everything and suffix == ".coco.json":
         return (yield from export_check.checking_lines(rows, path, AnnotationCollector))
-    reading = _reading(suffix, path, areas, name=name)
+    reading = reading_as(suffix, path, areas, name=name)
     back = finish(reading) if suffix == ".ome.zarr" else (yield from reading)
     found = export_check.compare(rows, back, has_ids=suffix not in (".csv", ".parquet"))
     if suffix != ".ome.zarr":
@@ -279,11 +279,11 @@ def _read(path: str | Path) -> CellRows:
         from napari_celldetr.pipeline.csv_file import areas_path
 
         areas = areas_path(source) if areas_path(source).is_file() else None
-    return finish(_reading(suffix, source, areas))
+    return finish(reading_as(suffix, source, areas))
 
 
-def _reading(
-    suffix: str, path: Path, areas: Path | None, *, name: str | None = None
+def reading_as(
+    suffix: str, path: Path, areas: Path | None = None, *, name: str | None = None
 ) -> Steps[CellRows]:
     """Read a file as its suffix says; whatever goes wrong is an `ExportError`.
 

@@ -70,7 +70,7 @@ def from_arrow(table: pa.Table) -> Detections:
         if "class_id" in table.column_names and names
         else np.full(len(boxes), -1, np.int16)
     )
-    taken = {*CORNERS, *DERIVED, "score", "class_id", EMBEDDING}
+    taken = {*CORNERS, *DERIVED, ID, "score", "class_id", EMBEDDING}
     return Detections(
         boxes,
         _numbers(table, "score", np.float32),
@@ -93,15 +93,16 @@ def read_parquet(path: Path) -> Detections:
     return from_arrow(pq.read_table(path, use_threads=False))
 
 
-def writing_parquet(rows: CellRows, path: Path) -> Steps[None]:
+def writing_parquet(rows: CellRows, path: Path, *, ids: bool = False) -> Steps[None]:
     """One file with centres and class names beside, and id, status and author of corrected cells.
 
-    Not atomically: the caller gives a temporary path. Yields how many cells are written.
+    `ids` writes the ids of cells that nobody corrected as well. Not atomically: the caller gives
+    a temporary path. Yields how many cells are written.
     """
-    schema, done = _table(rows.select(slice(0, BLOCK))).schema, 0
+    schema, done = _table(rows.select(slice(0, BLOCK)), ids).schema, 0
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
         for block in rows.blocks(BLOCK):
-            file.write_table(_table(block).cast(schema))
+            file.write_table(_table(block, ids).cast(schema))
             done += len(block)
             yield done
 
@@ -153,10 +154,10 @@ def read_words(
     return np.array(texts, np.str_), np.asarray(found.indices).astype(np.int64)
 
 
-def _table(rows: CellRows) -> pa.Table:
+def _table(rows: CellRows, ids: bool = False) -> pa.Table:
     table = to_arrow(rows.cells, derived=True)
     if rows.authors is None:
-        return table
+        return table.add_column(0, ID, pa.array(as_text(rows.ids), pa.string())) if ids else table
     texts = (as_text(rows.ids), rows.status_words, rows.authors)
     at = table.column_names.index("class_id") + 1
     for name, values in reversed(tuple(zip(SAID_COLUMNS, texts, strict=True))):

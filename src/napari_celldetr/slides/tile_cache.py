@@ -44,6 +44,13 @@ class TileCache:
                 self._bytes -= old.nbytes
         return made
 
+    def held(self, key: Hashable) -> NDArray[np.uint8] | None:
+        """The array of `key` where it is here. Read-only."""
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+            return self._items.get(key)
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:

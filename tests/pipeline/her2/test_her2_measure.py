@@ -1,5 +1,7 @@
 """A slide read tile by tile is the slide read at once; cut-offs act on what was read."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,7 @@ from napari_celldetr.pipeline.her2.membrane import (
     read_bands,
 )
 from napari_celldetr.pipeline.her2.outline import NOBODY, arcs_of, draw_outlines
+from napari_celldetr.pipeline.her2.reading import square_mpp
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.stain import dab_od
@@ -91,6 +94,11 @@ def test_without_pixel_size_nothing_is_measured(tmp_path, generated):
     Image.fromarray(np.full((64, 64, 3), 240, np.uint8)).save(tmp_path / "a.png")
     with open_slide(tmp_path / "a.png") as slide, pytest.raises(SlideError, match="pixel size"):
         drain(measure_cells(slide, generated[1].cells))
+
+
+def test_one_number_for_the_pixel_size_keeps_areas():
+    oblong = SimpleNamespace(known_mpp=lambda: (0.25, 0.2548))
+    assert square_mpp(oblong) ** 2 == pytest.approx(0.25 * 0.2548)
 
 
 def slow_membranes(outlines, dab, weak):

@@ -20,12 +20,19 @@ from napari_celldetr.core.progress import drain
 from napari_celldetr.core.transform import ErrorMap, SlideFrame, SlideTransform
 from napari_celldetr.pipeline.her2.content import finite, report_content
 from napari_celldetr.pipeline.her2.networks import Networks
+from napari_celldetr.pipeline.her2.page import render_page
 from napari_celldetr.pipeline.her2.palette import SCORE_COLORS
 from napari_celldetr.pipeline.her2.replay import replay
 from napari_celldetr.pipeline.her2.report import write_report
 from napari_celldetr.pipeline.her2.result import Control, Rules, conclude
 from napari_celldetr.pipeline.her2.score import TumourRequest, score_her2
-from napari_celldetr.pipeline.her2.seal import ReportError, read_report, sealed
+from napari_celldetr.pipeline.her2.seal import (
+    ReportError,
+    embedded,
+    read_report,
+    sealed,
+    sealed_page,
+)
 from napari_celldetr.pipeline.her2.slide_stain import control_od, estimate_slide_stain
 from napari_celldetr.slides.readers import open_slide
 
@@ -253,6 +260,54 @@ def test_a_changed_report_is_noticed(written, tmp_path):
             read_report(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("IHC 3+", "IHC 0"),
+        ("</h1>", "</h1><p>Negative.</p>"),
+        ("Cells that count", "Cells that were counted twice"),
+        ('alt="Tissue with cells 3+."', 'alt="Tissue with cells 0."'),
+        ('<div class="near">', '<div class="near" hidden>'),
+        ("--s3:", "--s0:"),
+    ],
+)
+def test_a_page_that_shows_something_else_is_refused_though_sealed_again(
+    written, tmp_path, old, new
+):
+    text = (written / "r.html").read_text(encoding="utf-8")
+    assert old in text
+    body = text.rpartition("<!-- sha256")[0].replace(old, new, 1)
+    (tmp_path / "r.html").write_text(sealed_page(body), encoding="utf-8")
+    with pytest.raises(ReportError, match="changed") as caught:
+        read_report(tmp_path / "r.html")
+    assert "does not show" in caught.value.found
+
+
+def test_a_page_of_another_version_that_looks_otherwise_is_not_believed(written, tmp_path):
+    content = read_report(written / "r.html")
+    content["software"] = {"name": "napari-celldetr", "version": "0.0"}
+    page = render_page(sealed(content))
+    (tmp_path / "same.html").write_text(page, encoding="utf-8")
+    assert read_report(tmp_path / "same.html")["score"] == "3+"
+    body = page.rpartition("<!-- sha256")[0].replace("<footer>", "<footer class='x'>")
+    (tmp_path / "other.html").write_text(sealed_page(body), encoding="utf-8")
+    with pytest.raises(ReportError, match="cannot be told") as caught:
+        read_report(tmp_path / "other.html")
+    assert "0.0" in caught.value.found
+    assert "JSON" in caught.value.remedy
+
+
+def test_a_page_whose_content_makes_none_is_refused(written, tmp_path):
+    page = (written / "r.html").read_text(encoding="utf-8")
+    content = read_report(written / "r.html")
+    bare = sealed({k: v for k, v in content.items() if k != "tumour"})
+    body = page.rpartition("<!-- sha256")[0]
+    body = re.sub(r"<script type=.*?</script>", lambda _: embedded(bare), body, flags=re.DOTALL)
+    (tmp_path / "bare.html").write_text(sealed_page(body), encoding="utf-8")
+    with pytest.raises(ReportError, match="no HER2 report"):
+        read_report(tmp_path / "bare.html")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "other"}', '{"a": NaN}', "\udcff"])
 def test_other_files_are_no_reports(tmp_path, text):
     path = tmp_path / "x.json"
@@ -316,6 +371,7 @@ def test_another_slide_is_refused(made, tmp_path):
 
 def test_another_model_is_refused(made):
     content = report_content(without_networks(made))
+    content["nuclei"] = {"source": "detected"}
     content["models"][0] |= {"name": "celldetr-ihc", "weights_sha256": "0" * 64}
     with pytest.raises(ModelError, match="not the one of the report"):
         drain(replay(sealed(content), made[0]))
@@ -344,11 +400,11 @@ def test_what_a_person_changed_stands_beside_the_score(scored, tmp_path):
     other = conclude(scored, scored.reading, Rules(Cutoffs(intense=0.4, complete=0.75)))
     write_report(other, target)
     head, rest = head_of(target.read_text(encoding="utf-8"))
-    said = "intense 0.40 instead of 0.60, complete 75 % instead of 80 %"
-    assert f"Cut-offs changed: {said}." in head
-    assert f"changed by a person: {said}" in rest
+    said = "Intense from 0.4 (usually 0.6), Complete from 0.75 (usually 0.8)"
+    assert said in head
+    assert "changed by a person: see beside the score" in rest
     assert "own: the guideline gives words" not in rest
-    assert read_report(target)["remarks"] == [f"Cut-offs changed: {said}."]
+    assert any(said in note for note in read_report(target)["score_notes"])
 
 
 def test_the_page_says_what_scores_of_cells_are_made_of(scored, written):
@@ -373,9 +429,8 @@ def test_a_control_evens_out_the_lot_and_is_replayed(made):
     content = report_content(drain(job))
     assert content["stain"]["gain"] > 1.1
     assert content["stain"]["control"]["region"]["width"] == whole.width
-    assert content["remarks"] == [
-        f"Stain evened out to a control: DAB × {content['stain']['gain']:.2f}."
-    ]
+    said = f"Stain evened out to a control on the slide: DAB × {content['stain']['gain']:.2f}."
+    assert said in content["score_notes"]
     assert drain(replay(sealed(content), slide)).is_equal
 
 

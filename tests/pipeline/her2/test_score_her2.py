@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from her2_slides import MIX, FakePixels, box, make, stain_network, zone_of
 
-from napari_celldetr.core.errors import ModelError
+from napari_celldetr.core.errors import DataError, ModelError
 from napari_celldetr.core.her2 import SCORES, Minimum, Pattern, cell_scores, score_shares
 from napari_celldetr.core.her2.shares import count_patterns
 from napari_celldetr.core.progress import drain
@@ -79,6 +79,23 @@ def test_each_zone_is_assessed_by_itself(made):
     found = drain(score_her2(slide, tumour=asked, cells=truth.cells, networks=NONE))
     assert [zone.name for zone, _ in found.regions] == ["left", "right"]
     assert sum(part.n_cells for _, part in found.regions) == found.assessment.n_cells
+    cut = replace(found.tumour, cut_out=(zone_of(box(0, 0, 1700, 400)),))
+    again = conclude(replace(found, tumour=cut), found.reading)
+    for zone, part in again.regions:
+        inside = cut.inside(again.judged.centres, zone) & (again.judged.excluded == 0)
+        assert part.n_cells == inside.sum()
+
+
+def test_tumour_beside_the_slide_is_refused_before_anything_is_read(made):
+    slide, truth, _ = made
+    asked = TumourRequest((zone_of(box(9000, 9000, 9900, 9900)),))
+    with pytest.raises(DataError, match="No tumour area lies on"):
+        next(score_her2(slide, tumour=asked, cells=truth.cells, networks=NONE))
+    frames = [SlideFrame("b", "0" * 64, slide.size, slide.mpp)]
+    frames.append(SlideFrame(slide.name, slide.identity(), slide.size, slide.mpp))
+    carried = replace(asked, on_he=True, transform=SlideTransform(*frames, np.eye(2, 3)))
+    with pytest.raises(DataError, match="slide 'b'"):
+        next(score_her2(slide, tumour=carried, cells=truth.cells, networks=NONE))
 
 
 def test_few_cells_are_not_scored(made):

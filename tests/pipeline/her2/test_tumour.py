@@ -105,6 +105,24 @@ def test_tumour_that_is_aligned_badly_all_over_is_refused(pair):
     assert "landmarks" in found.refusal.remedy
 
 
+def test_tumour_that_is_carried_beside_the_slide_is_refused(pair):
+    t = transform(*pair, affine=[[1, 0, 5000], [0, 1, 0]])
+    found = drain(carried_tumour(None, pair[1], t, zones=[zone_of(box(0, 0, 500, 500))]))
+    assert not found.confirmed
+    assert "beside" in found.refusal.reason
+    assert "landmarks" in found.refusal.remedy
+
+
+def test_zones_that_reach_beyond_the_he_slide_are_noted_and_overlaps_count_once(pair):
+    t = transform(*pair, errors=np.full((5, 6), 10.0))
+    t.error_map.error_um[:, 0] = 80.0
+    twice = [zone_of(box(0, 0, 400, 1000)), zone_of(box(0, 0, 400, 1000))]
+    found = drain(carried_tumour(None, pair[1], t, zones=[*twice, zone_of(box(1100, 0, 1300, 9))]))
+    assert any("H&E slide" in note for note in found.alignment.notes)
+    # One column of five squares, of 100 µm each, once.
+    assert found.alignment.excluded_um2 == pytest.approx(5 * 100**2, rel=0.03)
+
+
 def test_a_transform_of_other_slides_is_refused(pair):
     he, ihc = pair
     t = transform(ihc, he)

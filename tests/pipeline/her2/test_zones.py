@@ -80,7 +80,13 @@ def test_classes_of_a_file_say_what_is_tumour_and_what_is_cut_out(tmp_path):
     assert len(found.tumour[0].holes) == 1
     assert len(found.cut_out) == 3
     assert found.left_out == {"Stroma": 1}
-    assert "Stroma" in found.sentence()
+    assert found.as_tumour == {"Tumor": 1, "": 1}
+    assert found.as_cut_out == {"DCIS": 1, "Carcinoma in situ": 1, "Ignore*": 1}
+    assert found.sentence() == (
+        "tumour areas: 2 (1 'Tumor', 1 without a class); "
+        "cut out of them: 3 (1 'DCIS', 1 'Carcinoma in situ', 1 'Ignore*'); "
+        "left aside: 1 (1 'Stroma')"
+    )
 
 
 def test_a_bare_geometry_a_multipolygon_and_an_offset_are_read(tmp_path):

@@ -14,7 +14,7 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.pipeline.her2.tumour import Tumour
-from napari_celldetr.pipeline.her2.zones import zone_mask
+from napari_celldetr.pipeline.her2.zone_shapes import zone_mask
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.slides.tissue import tissue_mask
 

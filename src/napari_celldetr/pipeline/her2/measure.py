@@ -161,9 +161,11 @@ def _kept(
     step: NDArray[Any],
 ) -> _Part:
     """The tile's own cells, in level-0 px, neighbours by their row in the slide's table."""
+    # Where pixels are not square, an outline keeps its area.
+    scale = np.float32(np.sqrt(step.prod()))
     drawn = Outlines(
         np.asarray(outlines.centres[own] * step + low, np.float32),
-        outlines.radii[own] * np.float32(step.mean()),
+        outlines.radii[own] * scale,
     )
     faced = bands.faced.select(own)
     rows = near.astype(np.int32)[faced.values]

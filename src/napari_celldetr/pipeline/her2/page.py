@@ -9,15 +9,14 @@ from typing import Any
 from napari_celldetr.core.her2 import SCORES, Pattern, cell_scores
 from napari_celldetr.pipeline.her2.bars import share_bar
 from napari_celldetr.pipeline.her2.content import BY_CELLS, Content
+from napari_celldetr.pipeline.her2.embed import embedded, sealed_page
+from napari_celldetr.pipeline.her2.page_pictures import Views, pictures
 from napari_celldetr.pipeline.her2.page_sources import sources
-from napari_celldetr.pipeline.her2.palette import NOT_COUNTED, css
 from napari_celldetr.pipeline.her2.pictures import Picture
-from napari_celldetr.pipeline.her2.seal import embedded, sealed_page
 from napari_celldetr.pipeline.her2.style import STYLE, class_of
 
 LIMIT = 10.0
 """The per cent that the rule compares with."""
-Views = Sequence[tuple[str, Picture, Picture]]
 
 
 def render_page(content: Content, overviews: Sequence[Picture] = (), views: Views = ()) -> str:
@@ -32,7 +31,7 @@ def render_page(content: Content, overviews: Sequence[Picture] = (), views: View
         *_head(content),
         *_tree(content),
         *_shares(content),
-        *_pictures(content, overviews, views),
+        *pictures(content, overviews, views),
         *_doubts(content),
         *_regions(content),
         *sources(content),
@@ -78,7 +77,6 @@ def _head(content: Content) -> Iterator[str]:
         yield f"<p><b>What to do:</b> {escape(_sentence(content['remedy']))}</p>"
     notes = "".join(f"<li>{escape(note)}</li>" for note in content["score_notes"])
     yield f"<ul>{notes}</ul>" if notes else ""
-    yield from (f"<p><b>{escape(remark)}</b></p>" for remark in content["remarks"])
     yield f"<p>{escape(_who(content))}</p></div></div>"
     yield _facts(content)
 
@@ -227,45 +225,6 @@ def _share(content: Content, score: str, *, by_cells: bool) -> str:
         f'<td class="n"><b>{number(share)}</b></td><td class="n"><small>{span(wilson)}</small></td>'
         f'<td class="n"><small>{span(squares)}</small></td>'
         f'<td class="n">{number(content["percent_area"][score])}</td></tr>'
-    )
-
-
-def _pictures(content: Content, overviews: Sequence[Picture], views: Views) -> Iterator[str]:
-    if not overviews:
-        return
-    yield "<h2>Pictures</h2>"
-    yield "<p>Examples, for the eye: the figures come from all cells.</p>"
-    yield _key(content)
-    yield f'<div class="overview">{"".join(map(_figure, overviews))}</div>'
-    if not views:
-        return
-    yield '<div class="near">'
-    for score, plain, drawn in views:
-        dot = f'<span class="dot" style="background:var(--{class_of(score)})"></span>'
-        yield f"<div><h3>{dot}around cells {escape(score)}</h3>"
-        yield f"{_figure(plain, caption=False)}{_figure(drawn, caption=False)}</div>"
-    yield "</div>"
-    yield "<p class='over'>Above as scanned, below with the outlines that were measured.</p>"
-
-
-def _key(content: Content) -> str:
-    if content["area_basis"] != BY_CELLS:
-        return ""
-    colours = [(f"var(--{class_of(s)})", s) for s in SCORES]
-    colours.append((css(NOT_COUNTED), "not counted"))
-    items = (
-        f'<span><span class="dot" style="background:{c}"></span>{escape(n)}</span>'
-        for c, n in colours
-    )
-    return f'<div class="key">{"".join(items)}</div>'
-
-
-def _figure(picture: Picture, *, caption: bool = True) -> str:
-    words = escape(_sentence(picture.words))
-    below = f"<figcaption>{words}</figcaption>" if caption else ""
-    return (
-        f'<figure><img src="{picture.url}" width="{picture.width}" height="{picture.height}" '
-        f'alt="{words}">{below}</figure>'
     )
 
 

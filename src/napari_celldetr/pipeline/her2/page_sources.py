@@ -9,7 +9,6 @@ from typing import Any
 from napari_celldetr.core.config import from_mapping
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.pipeline.her2.content import Content
-from napari_celldetr.pipeline.her2.remarks import changed_cutoffs
 
 Rows = Sequence[tuple[str, str]]
 
@@ -130,9 +129,8 @@ def _cutoffs(content: Content) -> Rows:
 
 
 def _whose(content: Content) -> str:
-    changed = changed_cutoffs(from_mapping(Cutoffs, content["cutoffs"]))
-    if changed:
-        return f"changed by a person: {changed}"
+    if from_mapping(Cutoffs, content["cutoffs"]) != Cutoffs():
+        return "changed by a person: see beside the score"
     return "this software's own: the guideline gives words, not numbers"
 
 

@@ -17,7 +17,7 @@ from napari_celldetr.pipeline.her2.outline import ANGLES
 from napari_celldetr.pipeline.her2.palette import NOT_COUNTED, SCORE_COLORS, Rgb
 from napari_celldetr.pipeline.her2.pixel_map import render_cells
 from napari_celldetr.pipeline.her2.result import Her2Result
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 from napari_celldetr.pipeline.legend import Font, scale_bar
 from napari_celldetr.slides.slide import Slide
 
@@ -37,12 +37,11 @@ _PALETTE = np.array([(0, 0, 0), *(SCORE_COLORS[s] for s in SCORES), NOT_COUNTED]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture for the page: a data URL, its size in px, and what it shows."""
+    """A picture for the page: a data URL, and its size in px."""
 
     url: str
     width: int
     height: int
-    words: str
 
 
 def overviews(result: Her2Result) -> list[Picture]:
@@ -51,21 +50,15 @@ def overviews(result: Her2Result) -> list[Picture]:
     shrink = max(region.width, region.height) / OVERVIEW_PX
     width, height = (max(1, round(n / max(shrink, 1.0))) for n in (region.width, region.height))
     pixels = result.slide.render(region, width, height)
-    outlined = ", the tumour outlined in black" if result.tumour.zones else ""
-    if result.tumour.cut_out or result.tumour.untrusted:
-        outlined += ", in grey what does not count"
-    found = [_with_outlines(result, pixels, region, f"as scanned{outlined}")]
+    found = [_with_outlines(result, pixels, region)]
     if result.reading is not None and result.judged is not None:
         outlines = result.reading.measured.outlines
         cells = render_cells(outlines, _values(result), region, (height, width))
-        words = "each measured cell in the colour of its score"
-        found.append(_with_outlines(result, _covered(pixels, cells), region, words))
+        found.append(_with_outlines(result, _covered(pixels, cells), region))
     return found
 
 
-def _with_outlines(
-    result: Her2Result, pixels: NDArray[np.uint8], region: Region, words: str
-) -> Picture:
+def _with_outlines(result: Her2Result, pixels: NDArray[np.uint8], region: Region) -> Picture:
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(pixels)
@@ -75,7 +68,7 @@ def _with_outlines(
     _outline(draw, (*tumour.cut_out, *tumour.untrusted), region, scale, NOT_COUNTED, 2)
     _outline(draw, tumour.zones, region, scale, INK, 3)
     _bar(draw, image.size, result.slide, region.width / image.width)
-    return _picture(image, words)
+    return _picture(image)
 
 
 def near_views(result: Her2Result) -> list[tuple[str, Picture, Picture]]:
@@ -87,7 +80,7 @@ def near_views(result: Her2Result) -> list[tuple[str, Picture, Picture]]:
         row = _typical(result, index)
         if row is not None:
             region = _square(result.slide, result.judged.centres[row])
-            views.append((score, *_pair(result, region, score)))
+            views.append((score, *_pair(result, region)))
     return views
 
 
@@ -176,7 +169,7 @@ def _square(slide: Slide, centre: NDArray[Any]) -> Region:
     return Region(x, y, int(side[0]), int(side[1]))
 
 
-def _pair(result: Her2Result, region: Region, score: str) -> tuple[Picture, Picture]:
+def _pair(result: Her2Result, region: Region) -> tuple[Picture, Picture]:
     from PIL import Image, ImageDraw
 
     # Drawn at twice the size and shrunk: smooth lines.
@@ -191,10 +184,7 @@ def _pair(result: Her2Result, region: Region, score: str) -> tuple[Picture, Pict
         draw.line(places, color, 9)
     small = [image.resize((NEAR_PX, NEAR_PX), Image.Resampling.LANCZOS) for image in (plain, drawn)]
     _bar(ImageDraw.Draw(small[0]), small[0].size, result.slide, region.width / NEAR_PX)
-    return (
-        _picture(small[0], f"tissue with cells {score}"),
-        _picture(small[1], "the same tissue, cells outlined in the colour of their score"),
-    )
+    return _picture(small[0]), _picture(small[1])
 
 
 def _lines(
@@ -215,8 +205,8 @@ def _lines(
         yield [(float(x), float(y)) for x, y in ring], (r, g, b)
 
 
-def _picture(image: Any, words: str) -> Picture:
+def _picture(image: Any) -> Picture:
     data = io.BytesIO()
     image.save(data, format="jpeg", quality=88, subsampling=0)
     url = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-    return Picture(url, image.width, image.height, words)
+    return Picture(url, image.width, image.height)

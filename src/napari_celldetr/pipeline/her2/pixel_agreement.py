@@ -15,7 +15,7 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.outline import Outlines
 from napari_celldetr.pipeline.her2.pixel_map import render_cells
-from napari_celldetr.pipeline.her2.zones import Zone, zone_mask
+from napari_celldetr.pipeline.her2.zone_shapes import Zone, zone_mask
 from napari_celldetr.slides.slide import Slide
 
 CORE_PX = 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from napari_celldetr.core.her2 import Cutoffs, JudgedCells, classify_cells
 from napari_celldetr.pipeline.her2.measure import Her2Cells
 from napari_celldetr.pipeline.her2.membrane import AT_ONCE, Membranes
 from napari_celldetr.pipeline.her2.outline import RAYS, Outlines
+from napari_celldetr.slides.slide import Slide
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +25,7 @@ class Her2Reading:
     excluded : (N,) int8
         Codes of `Exclusion`; 0 counts.
     mpp : float
-        µm per level-0 px.
+        µm per level-0 px, as `square_mpp` gives it.
     """
 
     measured: Her2Cells
@@ -63,3 +65,12 @@ def cell_areas(outlines: Outlines) -> NDArray[np.float32]:
         halves = (radii * np.roll(radii, -1, axis=1)).sum(axis=1) * np.sin(2 * np.pi / RAYS) / 2
         found[start : start + AT_ONCE] = halves
     return found
+
+
+def square_mpp(slide: Slide) -> float:
+    """µm per level-0 px in one number: the side of a square as large as a pixel.
+
+    So that areas come out right on slides whose pixels are not square. `SlideError` where the
+    pixel size is not known.
+    """
+    return math.sqrt(math.prod(slide.known_mpp()))

@@ -1,74 +1,70 @@
-"""A report recomputed from its slide, with the settings it holds, and every figure compared.
+"""A report recomputed from its slide, with the settings it holds, and all that it says compared.
 
 What a person drew, and what was carried across by registration, is taken from the report: the
-H&E slide is not needed. Everything after that is done again.
+H&E slide is not needed. Everything after that is done again; what is not is named.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from napari_celldetr.core.config import from_mapping
 from napari_celldetr.core.detections import Detections, Source
-from napari_celldetr.core.errors import ModelError, SlideError
+from napari_celldetr.core.errors import SlideError
 from napari_celldetr.core.her2 import Cutoffs, Minimum
 from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.content import (
-    PIXEL_ROLE,
-    STAIN_ROLE,
+    NUCLEI_ROLE,
     TUMOUR_ROLE,
     Content,
     report_content,
     unpack_nuclei,
 )
+from napari_celldetr.pipeline.her2.differences import Difference, differences
 from napari_celldetr.pipeline.her2.networks import Networks
-from napari_celldetr.pipeline.her2.result import Control, Rules
+from napari_celldetr.pipeline.her2.replay_models import check_models, models_of, same_networks
+from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules
 from napari_celldetr.pipeline.her2.score import score_tumour
-from napari_celldetr.pipeline.her2.seal import ReportError
+from napari_celldetr.pipeline.her2.seal import SEAL, ReportError
 from napari_celldetr.pipeline.her2.settings import Her2Config
-from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.stain_kind import StainKind, require_stain
+from napari_celldetr.pipeline.her2.tumour_areas import HE, IHC, Alignment, Refusal, Tumour
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 from napari_celldetr.slides.slide import Slide
 
-COMPARED = (
-    "score", "reason", "remedy", "branch", "tumour_confirmed", "n_cells", "cell_area_um2",
-    "h_score", "percent_cells", "percent_area", "patterns", "intervals", "redrawn", "tree",
-    "margins", "maximum_rule", "regions", "exclusions", "networks", "stain", "nuclei",
-)  # fmt: skip
-"""What must come out again."""
-TOLERANCE = 1e-6
-"""Relative: what another processor may add up differently."""
+__all__ = ["Difference", "Replay", "check_slide", "compare", "replay"]
 
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One figure that did not come out again."""
-
-    where: str
-    reported: Any
-    replayed: Any
-
-    def sentence(self) -> str:
-        """The difference in a line."""
-        return f"{self.where}: {_shown(self.reported)} in the report, {_shown(self.replayed)} now"
+NOT_COMPARED = ("created", "software", SEAL)
+"""What another run says otherwise, and may. All else that a report says must come out again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What came of it: the differences, and the content as it is now."""
+    """What came of it.
+
+    Attributes
+    ----------
+    differences : tuple of Difference
+    content : dict
+        As it is now.
+    taken_over : tuple of str
+        What was taken from the report and not computed again.
+    remarks : tuple of str
+        What is otherwise now and may be.
+    """
 
     differences: tuple[Difference, ...]
     content: Content
+    taken_over: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def is_equal(self) -> bool:
-        """Whether every figure came out again."""
+        """Whether all that was computed came out again."""
         return not self.differences
 
 
@@ -90,7 +86,8 @@ def replay(
     slide : Slide
         The IHC slide, opened with the µm per pixel of the report if that was given by a person.
     networks, predictor, workspace, fresh
-        As `score_her2` takes them; a `workspace` of its own keeps stored tiles out.
+        As `score_her2` takes them; a `workspace` of its own keeps stored tiles out. Networks that
+        are given must have the weights of those in the report.
 
     Raises
     ------
@@ -108,64 +105,47 @@ def replay(
         rules = Rules(
             from_mapping(Cutoffs, content["cutoffs"]), from_mapping(Minimum, content["minimum"])
         )
-        cells, control = _cells(content), _control(content)
-        models = {m["role"]: m for m in content["models"]}
+        cells, control, kinds = _cells(content), _control(content), _kinds(content)
+        check_models(content, networks, predictor)
+        asked = networks or same_networks(models_of(content), config.device)
+        taken = tuple(_taken_over(content))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _senseless(error) from error
-    _check_models(models, networks)
-    asked = networks or _same_networks(models, config.device)
-    return _replayed(
-        content,
-        score_tumour(
-            slide, tumour, config, rules=rules, cells=cells, control=control, networks=asked,
-            predictor=predictor, workspace=workspace, fresh=fresh,
-        ),
+    job = score_tumour(
+        slide, tumour, config, rules=rules, cells=cells, control=control, networks=asked,
+        predictor=predictor, workspace=workspace, fresh=fresh,
     )  # fmt: skip
+    return _replayed(content, slide, kinds, job, taken)
 
 
-def _replayed(content: Content, job: Any) -> Generator[Progress, None, Replay]:
-    result = yield from job
-    again = report_content(result, created=content["created"])
-    return Replay(tuple(compare(content, again)), again)
+def _replayed(
+    content: Content,
+    slide: Slide,
+    kinds: tuple[tuple[str, StainKind], ...],
+    job: Job[Her2Result],
+    taken: tuple[str, ...],
+) -> Generator[Progress, None, Replay]:
+    yield Progress(0, 0, "recognising the stain")
+    own = (IHC, require_stain(slide, "H-DAB"))
+    found = yield from job
+    again = report_content(
+        replace(found, kinds=(own, *kinds)),
+        corrections=content.get("corrections"),
+        created=content["created"],
+    )
+    again["models"] += [m for m in content["models"] if m["role"] == TUMOUR_ROLE]
+    remarks = tuple(_remarks(content, again))
+    again["slide"]["name"] = content["slide"]["name"]
+    return Replay(tuple(compare(content, again)), again, taken, remarks)
 
 
 def compare(reported: Content, again: Content) -> Iterator[Difference]:
-    """Every figure of `COMPARED` that differs."""
-    for name in COMPARED:
-        yield from _differences(name, reported.get(name), again.get(name))
-    yield from _differences("models", _asked_again(reported), _asked_again(again))
-
-
-def _asked_again(content: Content) -> dict[str, Any]:
-    return {m["role"]: m for m in content["models"] if m["role"] != TUMOUR_ROLE}
-
-
-def _differences(where: str, old: Any, new: Any) -> Iterator[Difference]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping) and set(old) == set(new):
-        for key in old:
-            yield from _differences(f"{where}.{key}", old[key], new[key])
-    elif _is_list(old) and _is_list(new) and len(old) == len(new):
-        for number, (a, b) in enumerate(zip(old, new, strict=True)):
-            name = a.get("key", number) if isinstance(a, Mapping) else number
-            yield from _differences(f"{where}[{name}]", a, b)
-    elif not _same(old, new):
-        yield Difference(where, old, new)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _same(old: Any, new: Any) -> bool:
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (old, new))
-    if numbers and (isinstance(old, float) or isinstance(new, float)):
-        return math.isclose(old, new, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    return bool(old == new)
-
-
-def _shown(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "…"
+    """Everything but `NOT_COMPARED` that differs."""
+    old, new = ({k: v for k, v in c.items() if k not in NOT_COMPARED} for c in (reported, again))
+    # In any order: models are known by their role.
+    for content in (old, new):
+        content["models"] = {model["role"]: model for model in content["models"]}
+    yield from differences("", old, new)
 
 
 def check_slide(content: Content, slide: Slide) -> None:
@@ -180,25 +160,62 @@ def check_slide(content: Content, slide: Slide) -> None:
         )
 
 
+def _remarks(content: Content, again: Content) -> Iterator[str]:
+    was, now = content["software"], again["software"]
+    if was != now:
+        yield f"written by version {was['version']}, computed again by {now['version']}"
+    name = again["slide"]["name"]
+    if name != content["slide"]["name"]:
+        yield f"the slide is called {name!r} now, and was {content['slide']['name']!r}"
+
+
+# -- what is taken from the report ---------------------------------------------------------
+
+
+def _taken_over(content: Content) -> Iterator[str]:
+    """What cannot be computed from the IHC slide, in words."""
+    tumour, paired = content["tumour"], content["registration"] is not None
+    if tumour["zones"] or tumour["cut_out"] or content["tumour_confirmed"]:
+        yield "where the tumour is, and who says so"
+    if not content["tumour_confirmed"]:
+        yield "why no tumour is confirmed, and what to do"
+    if paired:
+        yield "the registration: its method, error, limit, and how much of the tumour it excludes"
+    if TUMOUR_ROLE in models_of(content):
+        yield "which network looked for tumour in the H&E slide"
+    if any(kind["slide"] == HE for kind in content["stain"]["kinds"]):
+        yield "what the H&E slide looks stained with"
+    if content["nuclei"]["source"] == "given":
+        yield "the nuclei, which were given, and the model that found them"
+    if content["corrections"] is not None:
+        yield "how many nuclei people corrected"
+
+
 def _tumour(content: Content) -> Tumour:
     said = content["tumour"]
-    zones = {
-        name: tuple(Zone.from_dict(z) for z in said[name])
+    zones, cut_out, untrusted = (
+        tuple(Zone.from_dict(z) for z in said[name])
         for name in ("zones", "cut_out", "badly_aligned")
-    }
+    )
     # What was refused for the tumour's sake cannot be tried again without the H&E slide.
     refusal = None
     if not content["tumour_confirmed"]:
         refusal = Refusal(str(content["reason"]), str(content["remedy"]))
-    return Tumour(
-        str(said["source"]), zones["zones"], zones["cut_out"], zones["badly_aligned"], refusal
-    )
+    return Tumour(str(said["source"]), zones, cut_out, untrusted, refusal, _alignment(content))
+
+
+def _alignment(content: Content) -> Alignment | None:
+    said = content["registration"]
+    if said is None:
+        return None
+    known = {f.name: said[f.name] for f in fields(Alignment)}
+    return Alignment(**{**known, "notes": tuple(said["notes"])})
 
 
 def _cells(content: Content) -> Detections | None:
     if content["nuclei"]["source"] != "given":
         return None
-    model = next(m for m in content["models"] if m["role"] == "nuclei")
+    model = models_of(content)[NUCLEI_ROLE]
     source = Source(model=str(model["name"]), weights_sha256=str(model["weights_sha256"]))
     return unpack_nuclei(content["nuclei"], source)
 
@@ -210,34 +227,10 @@ def _control(content: Content) -> Control | None:
     return Control(Region(**said["region"]), float(said["expected_od"]))
 
 
-def _check_models(models: Mapping[str, Mapping[str, Any]], networks: Networks | None) -> None:
-    """The models that are asked again must be installed with the same weights."""
-    from napari_celldetr.nets.card import read_card
-    from napari_celldetr.nets.registry import find_model
-
-    for role, model in models.items():
-        if role == TUMOUR_ROLE or not model["name"] or networks is not None:
-            continue
-        card = read_card(find_model(str(model["name"])))
-        if card.weights_sha256 != model["weights_sha256"]:
-            raise ModelError(
-                f"The model {card.name!r} is not the one of the report.",
-                expected=f"weights {str(model['weights_sha256'])[:12]}",
-                found=f"weights {card.weights_sha256[:12]}",
-                remedy="install the version of the package that wrote the report",
-            )
-
-
-def _same_networks(models: Mapping[str, Mapping[str, Any]], device: str) -> Networks:
-    """Those networks that the report has an answer of."""
-    from napari_celldetr.nets.registry import load_patch_predictor, load_pixel_predictor
-
-    stain, pixels = models.get(STAIN_ROLE), models.get(PIXEL_ROLE)
-    return Networks(
-        None,
-        None if stain is None else load_patch_predictor(str(stain["name"]), device=device),
-        None if pixels is None else load_pixel_predictor(str(pixels["name"]), device=device),
-    )
+def _kinds(content: Content) -> tuple[tuple[str, StainKind], ...]:
+    """What the H&E slide looks stained with: it is not here to be looked at."""
+    said = [dict(kind) for kind in content["stain"]["kinds"]]
+    return tuple((HE, StainKind(**kind)) for kind in said if kind.pop("slide") == HE)
 
 
 def _senseless(error: Exception) -> ReportError:

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.her2 import Assessment, Cutoffs, JudgedCells, Minimum, assess
 from napari_celldetr.core.regions import Region
+from napari_celldetr.nets.card import ModelCard
 from napari_celldetr.pipeline.detect import DetectReport
 from napari_celldetr.pipeline.her2.coverage import StainCoverage
 from napari_celldetr.pipeline.her2.networks import NetworkReadings, Networks
 from napari_celldetr.pipeline.her2.reading import Her2Reading
 from napari_celldetr.pipeline.her2.settings import SCORED_UP_TO_MPP, Her2Config
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
-from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.stain_kind import StainKind
+from napari_celldetr.pipeline.her2.tumour_areas import Refusal, Tumour
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 from napari_celldetr.slides.slide import Slide
 
 MOST_REGIONS = 50
@@ -76,6 +78,10 @@ class Her2Result:
     given : bool
         Whether nuclei were given, and not detected.
     detection : DetectReport or None
+    card : ModelCard or None
+        Of the model that detected the nuclei.
+    kinds : tuple of (str, StainKind)
+        "IHC" or "H&E", and what that slide looks stained with.
     notes : tuple of str
     """
 
@@ -96,6 +102,8 @@ class Her2Result:
     asked: Networks = field(default_factory=Networks)
     given: bool = False
     detection: DetectReport | None = None
+    card: ModelCard | None = None
+    kinds: tuple[tuple[str, StainKind], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -136,11 +144,11 @@ def conclude(result: Her2Result, reading: Her2Reading, rules: Rules | None = Non
         inside=inside,
         assessment=whole,
         regions=tuple(
-            (zone, assessed(result.tumour.inside(judged.centres, zone)))
+            # What is cut out or aligned badly is out of `inside` already.
+            (zone, assessed(inside & zone.contains(judged.centres)))
             for zone in _largest(result.tumour.zones)
         ),
         refusal=refusal,
-        notes=(*result.notes, *_detection_notes(result.detection)),
     )
 
 
@@ -174,10 +182,3 @@ def _largest(zones: Sequence[Zone]) -> list[Zone]:
         return []
     sizes = sorted((zone.area_px for zone in zones), reverse=True)[:MOST_REGIONS]
     return [zone for zone in zones if zone.area_px >= sizes[-1]][:MOST_REGIONS]
-
-
-def _detection_notes(report: DetectReport | None) -> tuple[str, ...]:
-    if report is None:
-        return ()
-    missing = f"{report.failed} tiles failed: their cells are missing."
-    return (*((missing,) if report.failed else ()), *report.warnings)

@@ -6,9 +6,8 @@ Whatever could be measured is in the result, whether there is a score or not.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -17,7 +16,8 @@ from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region, bounding_region
-from napari_celldetr.core.transform import SlideTransform
+from napari_celldetr.nets.card import ModelCard, read_card
+from napari_celldetr.nets.registry import find_model
 from napari_celldetr.pipeline.detect import DetectProgress, DetectReport, detect
 from napari_celldetr.pipeline.her2.coverage import stain_coverage
 from napari_celldetr.pipeline.her2.exclusions import find_exclusions
@@ -27,53 +27,28 @@ from napari_celldetr.pipeline.her2.networks import (
     ask_networks,
     installed_networks,
 )
-from napari_celldetr.pipeline.her2.reading import Her2Reading
+from napari_celldetr.pipeline.her2.reading import Her2Reading, square_mpp
 from napari_celldetr.pipeline.her2.result import Control, Her2Result, Rules, conclude, too_coarse
 from napari_celldetr.pipeline.her2.settings import (
     CELLS_UP_TO_MPP,
     Her2Config,
 )
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain, calibrate, estimate_slide_stain
-from napari_celldetr.pipeline.her2.stain_kind import require_stain
-from napari_celldetr.pipeline.her2.tumour import (
-    ASSUMED,
-    Tumour,
-    carried_tumour,
-    drawn_tumour,
-    unconfirmed,
+from napari_celldetr.pipeline.her2.tumour_areas import Tumour
+from napari_celldetr.pipeline.her2.tumour_request import (
+    TumourRequest,
+    find_tumour,
+    refuse_tumour_elsewhere,
+    require_stains,
 )
-from napari_celldetr.pipeline.her2.zones import Zone
+from napari_celldetr.pipeline.her2.zone_shapes import Zone
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.slides.tissue import tissue_mask
 
-T = TypeVar("T")
+__all__ = ["TumourRequest", "score_her2", "score_tumour"]
+
 AROUND_UM = 60.0
 """Nuclei are looked for this far around the tumour: cells at its edge have neighbours outside."""
-
-
-@dataclass(frozen=True, slots=True)
-class TumourRequest:
-    """How the invasive tumour is to be known; the first that is given counts.
-
-    Attributes
-    ----------
-    zones, cut_out : tuple of Zone
-        Drawn by a person, on the H&E slide if `on_he`.
-    on_he : bool
-    he : Slide or None
-        An open H&E slide of the same block; without `zones` a network looks for tumour there.
-    transform : SlideTransform or None
-        From the H&E slide; without it the slides are registered.
-    assumed : bool
-        A person says that all tissue is invasive tumour.
-    """
-
-    zones: tuple[Zone, ...] = ()
-    cut_out: tuple[Zone, ...] = ()
-    on_he: bool = False
-    he: Slide | None = None
-    transform: SlideTransform | None = None
-    assumed: bool = False
 
 
 def score_her2(
@@ -119,14 +94,16 @@ def score_her2(
     ModelError, ConfigError, JobError
         As `detect` raises them.
     DataError
-        The control is too little, or too far from what is expected.
+        The control is too little, or too far from what is expected; or no tumour area lies on
+        the slide that it was drawn on.
     """
     asked = tumour or TumourRequest()
     chosen = check(config or Her2Config())
+    refuse_tumour_elsewhere(asked, ihc)
     used = networks or _networks(chosen, asked, ihc)
-    told = require_stains(ihc, asked.he)
+    kinds = require_stains(ihc, asked.he)
     yield Progress(0, 0, "stains recognised")
-    known = yield from _tumour(ihc, asked, chosen, used)
+    known = yield from find_tumour(ihc, asked, chosen, used)
     found = yield from score_tumour(
         ihc,
         known,
@@ -139,7 +116,7 @@ def score_her2(
         workspace=workspace,
         fresh=fresh,
     )
-    return replace(found, notes=(*told, *found.notes))
+    return replace(found, kinds=kinds)
 
 
 def score_tumour(
@@ -168,7 +145,14 @@ def score_tumour(
     if nuclei is None:
         nuclei, report = yield from _detected(ihc, tumour, config, predictor, workspace, fresh)
     reading = yield from _read(ihc, nuclei, stain)
-    found = replace(start, stain=stain, control=control, given=cells is not None, detection=report)
+    found = replace(
+        start,
+        stain=stain,
+        control=control,
+        given=cells is not None,
+        detection=report,
+        card=_card(config, predictor) if cells is None else None,
+    )
     done = conclude(found, reading)
     if done.judged is None or not done.counted.any():
         return done
@@ -181,44 +165,6 @@ def _networks(config: Her2Config, asked: TumourRequest, ihc: Slide) -> Networks:
     needed = asked.he is not None and not asked.zones and not asked.assumed
     others = config.networks and ihc.mpp is not None
     return installed_networks(config.device, tumour=needed, others=others)
-
-
-def require_stains(ihc: Slide, he: Slide | None = None) -> tuple[str, ...]:
-    """What cannot be told of stains; `SlideError` where one slide is surely the other kind."""
-    kinds = [("IHC", require_stain(ihc, "H-DAB"))]
-    if he is not None:
-        kinds.append(("H&E", require_stain(he, "H&E")))
-    return tuple(
-        f"Whether the {side} slide is one cannot be told from its colours: {found.why}."
-        for side, found in kinds
-        if found.kind == "unknown"
-    )
-
-
-def _tumour(
-    ihc: Slide, asked: TumourRequest, config: Her2Config, networks: Networks
-) -> Generator[Progress, None, Tumour]:
-    if asked.assumed:
-        return Tumour(ASSUMED)
-    if asked.zones and not asked.on_he:
-        return drawn_tumour(asked.zones, asked.cut_out)
-    if asked.he is None and asked.transform is None:
-        return unconfirmed()
-    refusal = None if ihc.mpp else too_coarse(ihc)
-    if refusal is not None:
-        return Tumour(refusal=refusal)
-    return (
-        yield from carried_tumour(
-            asked.he,
-            ihc,
-            asked.transform,
-            zones=asked.zones,
-            cut_out=asked.cut_out,
-            predictor=networks.tumour,
-            tumour_from=config.tumour_from,
-            limit_um=config.limit_um,
-        )
-    )
 
 
 def _covered(start: Her2Result) -> Generator[Progress, None, Her2Result]:
@@ -264,6 +210,10 @@ def _detected(
         yield step
 
 
+def _card(config: Her2Config, predictor: Predictor | None) -> ModelCard:
+    return predictor.card if predictor is not None else read_card(find_model(config.model))
+
+
 def _around(slide: Slide, zones: Sequence[Zone]) -> Region | None:
     """What holds the zones and a little around them; None for the whole slide."""
     boxes = []
@@ -284,5 +234,4 @@ def _read(
     """Membranes, and which cells must not be counted."""
     measured = yield from measure_cells(ihc, cells, stain=stain)
     excluded = yield from find_exclusions(ihc, measured, stain=stain)
-    mpp = float(np.mean(ihc.known_mpp()))
-    return Her2Reading(measured, excluded, mpp)
+    return Her2Reading(measured, excluded, square_mpp(ihc))

@@ -1,23 +1,36 @@
-"""A report that knows whether it was changed, as JSON and within a page."""
+"""A report that knows whether it was changed, as JSON and within a page.
+
+The seal finds accidents and careless editing. It has no secret: whoever changes a report and
+computes the seal anew is found by computing the report anew, and not here.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from napari_celldetr import __version__
 from napari_celldetr.core.errors import CellDETRError
 from napari_celldetr.pipeline.atomic import not_written, replacing
 from napari_celldetr.pipeline.her2.content import KIND, SCHEMA, Content
+from napari_celldetr.pipeline.her2.embed import PAGE_SEAL, SCRIPT, embedded, sealed_page
+from napari_celldetr.pipeline.her2.page_check import shows_its_content
+
+__all__ = [
+    "SEAL",
+    "ReportError",
+    "embedded",
+    "read_report",
+    "sealed",
+    "sealed_page",
+    "write_text",
+]
 
 SEAL = "sha256"
-SCRIPT_ID = "celldetr-report"
 LARGEST_FILE = 512 * 2**20
-_SCRIPT = re.compile(rf'<script type="application/json" id="{SCRIPT_ID}">(.*?)</script>', re.DOTALL)
-_PAGE_SEAL = re.compile(r"<!-- sha256 of the page above: ([0-9a-f]{64}) -->\s*\Z")
 
 
 class ReportError(CellDETRError):
@@ -37,21 +50,6 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def embedded(content: Mapping[str, Any]) -> str:
-    """The content as a script element of a page that nothing in it can end."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return f'<script type="application/json" id="{SCRIPT_ID}">{text}</script>'
-
-
-def sealed_page(page: str) -> str:
-    """`page` with its own sha256 in a last line."""
-    body = page if page.endswith("\n") else page + "\n"
-    digest = hashlib.sha256(body.encode()).hexdigest()
-    return f"{body}<!-- sha256 of the page above: {digest} -->\n"
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a report: the old file or the complete new one. `ExportError` when it cannot be."""
     try:
@@ -63,6 +61,8 @@ def write_text(path: Path, text: str) -> None:
 
 def read_report(path: str | Path) -> Content:
     """The content of a report, JSON or page, its seal found whole.
+
+    A page must show what its content says: it is written again and compared, but for its pictures.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def read_report(path: str | Path) -> Content:
     if content.get(SEAL) != sealed(content)[SEAL]:
         raise _changed(source, "its content is not what its sha256 was made of")
     if is_page:
-        _check_page(source, text)
+        _check_page(source, text, content)
     return content
 
 
@@ -92,7 +92,7 @@ def _text(path: Path) -> str:
 
 
 def _script(path: Path, text: str) -> str:
-    found = _SCRIPT.findall(text)
+    found = SCRIPT.findall(text)
     if len(found) != 1:
         raise _no_report(path, f"{len(found)} reports within the page")
     return str(found[0])
@@ -118,13 +118,28 @@ def _parsed(path: Path, text: str) -> Content:
     return content
 
 
-def _check_page(path: Path, text: str) -> None:
-    found = _PAGE_SEAL.search(text)
+def _check_page(path: Path, text: str, content: Content) -> None:
+    found = PAGE_SEAL.search(text)
     if found is None:
         raise _changed(path, "the page has no seal")
     body = text[: found.start()]
     if hashlib.sha256(body.encode()).hexdigest() != found[1]:
         raise _changed(path, "the page is not what its sha256 was made of")
+    try:
+        shows = shows_its_content(text, content)
+        version = content["software"]["version"]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _no_report(path, f"{type(error).__name__} in its content") from error
+    if not shows and version == __version__:
+        raise _changed(path, "the page does not show what its content says")
+    if not shows:
+        # Another version may set the same figures otherwise: nothing can be said of this page.
+        raise ReportError(
+            f"Whether the page {path.name!r} shows what its content says cannot be told.",
+            expected=f"a page as version {__version__} writes it",
+            found=f"one that says it is of version {version}",
+            remedy="check it with the version that wrote it, or use its JSON report",
+        )
 
 
 def _no_report(path: Path, found: str) -> ReportError:

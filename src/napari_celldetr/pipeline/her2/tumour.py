@@ -1,16 +1,14 @@
-"""Where the invasive tumour is on an IHC slide, who says so, and where that is too uncertain.
+"""Tumour from the H&E slide: drawn there or found by a network, and carried across to the IHC.
 
-Drawn on the IHC slide, drawn on the H&E slide and carried across, found by a network on the H&E
-slide and carried across, or assumed to be everywhere. What is carried across does not count where
-the registration's error is over its limit, and how much that is is kept.
+What is carried across does not count where the registration's error is over its limit, and how
+much that is is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +19,24 @@ from napari_celldetr.core.predictor import PatchPredictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.transform import SlideTransform, TransformError
 from napari_celldetr.pipeline.her2.patch_shares import PatchShares, read_patches
-from napari_celldetr.pipeline.her2.zones import Zone, contained, zones_of_mask
+from napari_celldetr.pipeline.her2.placement import reaching_out
+from napari_celldetr.pipeline.her2.tumour_areas import (
+    ASSUMED,
+    CARRIED,
+    DRAW_IT,
+    DRAWN,
+    HE,
+    NETWORK,
+    NOBODY,
+    WORDS,
+    Alignment,
+    Refusal,
+    Tumour,
+    drawn_tumour,
+    unconfirmed,
+)
+from napari_celldetr.pipeline.her2.zone_area import covered_px, share_on_slide
+from napari_celldetr.pipeline.her2.zone_shapes import Zone, contained, zones_of_mask
 from napari_celldetr.pipeline.register import (
     RegisterConfig,
     RegistrationError,
@@ -32,113 +47,30 @@ from napari_celldetr.pipeline.warp import denser
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.slides.tissue import tissue_mask
 
-DRAWN, CARRIED, NETWORK, ASSUMED, NOBODY = "drawn", "carried", "network", "assumed", "none"
-WORDS = {
-    DRAWN: "drawn by a person on the IHC slide",
-    CARRIED: "drawn by a person on the H&E slide and carried across by registration",
-    NETWORK: "found by a network on the H&E slide and carried across by registration; "
-    "no person drew it",
-    ASSUMED: "assumed: a person said that all that was measured is invasive tumour",
-    NOBODY: "not confirmed",
-}
+__all__ = [
+    "ASSUMED",
+    "CARRIED",
+    "DRAWN",
+    "DRAW_IT",
+    "NETWORK",
+    "NOBODY",
+    "TUMOUR_CLASS",
+    "WORDS",
+    "Alignment",
+    "Refusal",
+    "Tumour",
+    "carried_tumour",
+    "carry",
+    "drawn_tumour",
+    "tumour_map",
+    "tumour_zones",
+    "unconfirmed",
+]
+
 TUMOUR_CLASS = "tumour"
 SAMPLES = 16
 """Points across a square of the error map that are looked for in tumour."""
-DRAW_IT = (
-    "draw the invasive tumour and give it with --regions, give the H&E slide with --he, or say "
-    "with --assume-tumour that all tissue is invasive tumour"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why there is no score, and what to do."""
-
-    reason: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Alignment:
-    """The registration that carried areas across.
-
-    `error_um` is the median over the H&E's tissue, None where nobody measured; `excluded_share`
-    is that of the H&E's tissue, `excluded_um2` the carried tumour that does not count for it.
-    """
-
-    he_name: str
-    he_identity: str
-    method: str
-    limit_um: float
-    error_um: float | None
-    excluded_share: float | None
-    excluded_um2: float
-    sha256: str
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tumour:
-    """Invasive tumour of an IHC slide; all outlines in its level-0 px.
-
-    Attributes
-    ----------
-    source : str
-        One of the keys of `WORDS`.
-    zones : tuple of Zone
-        Empty where all tissue is meant.
-    cut_out : tuple of Zone
-        What a person took out: in situ, necrosis, artefacts.
-    untrusted : tuple of Zone
-        Where the registration is not good enough.
-    refusal : Refusal or None
-        Why there is none.
-    alignment : Alignment or None
-    map : PatchShares or None
-        The network's answer on the H&E slide.
-    """
-
-    source: str = NOBODY
-    zones: tuple[Zone, ...] = ()
-    cut_out: tuple[Zone, ...] = ()
-    untrusted: tuple[Zone, ...] = ()
-    refusal: Refusal | None = None
-    alignment: Alignment | None = None
-    map: PatchShares | None = None
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether a score may be given."""
-        return self.source != NOBODY and self.refusal is None
-
-    @property
-    def words(self) -> str:
-        """Who says so."""
-        return WORDS[self.source]
-
-    def inside(self, xy: NDArray[Any], zone: Zone | None = None) -> NDArray[np.bool_]:
-        """Which points (N, 2) count: of the tumour, or of one of its zones."""
-        meant = (zone,) if zone is not None else self.zones
-        found = contained(meant, xy) if meant else np.ones(len(xy), bool)
-        return found & ~contained((*self.cut_out, *self.untrusted), xy)
-
-    def misplaced(self, xy: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which points (N, 2) would count, were the registration better there."""
-        if not self.untrusted:
-            return np.zeros(len(xy), bool)
-        within = contained(self.zones, xy) & ~contained(self.cut_out, xy)
-        return within & contained(self.untrusted, xy)
-
-
-def unconfirmed(reason: str = "", remedy: str = DRAW_IT) -> Tumour:
-    """No tumour, and why."""
-    said = reason or "no invasive tumour is confirmed"
-    return Tumour(refusal=Refusal(said, remedy))
-
-
-def drawn_tumour(zones: Sequence[Zone], cut_out: Sequence[Zone] = ()) -> Tumour:
-    """What a person drew on the IHC slide."""
-    return Tumour(DRAWN, tuple(zones), tuple(cut_out)) if zones else unconfirmed()
+REGISTER_AGAIN = "register again with landmarks, or draw on the IHC"
 
 
 def carried_tumour(
@@ -242,22 +174,25 @@ def _carried(
 ) -> Tumour:
     moved = [carry(zone, transform) for zone in zones]
     bad = _untrusted(zones, transform)
-    lost = _lost_um2(zones, cut_out, transform)
+    lost = _lost_share(zones, cut_out, transform)
+    he = transform.he
+    whole = covered_px(zones, he.size, cut_out) * float(np.prod(he.mpp))
+    outside = reaching_out(zones, he.size, HE)
     found = Tumour(
         source,
         tuple(moved),
         tuple(carry(zone, transform) for zone in cut_out),
         tuple(carry(zone, transform) for zone in bad),
-        alignment=alignment_of(transform, lost),
+        alignment=alignment_of(transform, lost * whole, outside),
         map=answers,
     )
-    whole = sum(z.area_px for z in zones) * float(np.prod(transform.he.mpp))
-    if lost < whole * (1 - 1e-6):
+    if not any(share_on_slide(zone, transform.ihc.size) for zone in moved):
+        beside = Refusal("the tumour carried across lies beside this slide", REGISTER_AGAIN)
+        return replace(found, refusal=beside)
+    if lost < 1 - 1e-6:
         return found
     said = f"no tumour lies where the two slides match to within {transform.limit_um:g} µm"
-    return replace(
-        found, refusal=Refusal(said, "register again with landmarks, or draw on the IHC")
-    )
+    return replace(found, refusal=Refusal(said, REGISTER_AGAIN))
 
 
 def carry(zone: Zone, transform: SlideTransform) -> Zone:
@@ -287,8 +222,8 @@ def _untrusted(zones: Sequence[Zone], transform: SlideTransform) -> list[Zone]:
     return zones_of_mask(bad, (float(cell[0]), float(cell[1])), name="alignment")
 
 
-def _lost_um2(zones: Sequence[Zone], cut_out: Sequence[Zone], transform: SlideTransform) -> float:
-    """Area of the zones, on the H&E slide, that is not to be trusted, by points on a grid."""
+def _lost_share(zones: Sequence[Zone], cut_out: Sequence[Zone], transform: SlideTransform) -> float:
+    """Share of the zones, on the H&E slide, that is not to be trusted, by points on a grid."""
     if transform.error_map is None:
         return 0.0
     corners = np.concatenate([z.outline.corners for z in zones])
@@ -297,20 +232,16 @@ def _lost_um2(zones: Sequence[Zone], cut_out: Sequence[Zone], transform: SlideTr
     x, y = np.arange(low[0], high[0], step), np.arange(low[1], high[1], step)
     points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2) + step / 2
     points = points[contained(zones, points) & ~contained(cut_out, points)]
-    if not len(points):
-        return 0.0
-    share = 1 - float(transform.trusted(points).mean())
-    whole = sum(z.area_px for z in zones) * float(np.prod(transform.he.mpp))
-    return share * whole
+    return 1 - float(transform.trusted(points).mean()) if len(points) else 0.0
 
 
-def alignment_of(transform: SlideTransform, lost_um2: float = 0.0) -> Alignment:
+def alignment_of(transform: SlideTransform, lost_um2: float = 0.0, outside: str = "") -> Alignment:
     """What a report says of a registration; `lost_um2` is the carried tumour left out for it."""
     errors = None if transform.error_map is None else transform.error_map
     typical = None
     if errors is not None and (known := np.isfinite(errors.error_um) & (errors.tissue > 0)).any():
         typical = float(np.median(errors.error_um[known]))
-    notes = transform.notes
+    notes = (*transform.notes, *([outside] if outside else []))
     if errors is None:
         notes = (*notes, "Nobody measured how well the two slides match: nothing is excluded.")
     return Alignment(

@@ -1,0 +1,1 @@
+"""What lies near what among a million embeddings: projection, selection, density, likeness."""
