@@ -6,13 +6,14 @@ from fakes import FakePredictor, cell_field, fake_card
 from her2_docks import LEFT, draw, hold_nuclei, measure
 from her2_fakes import her2_slide, her2_state
 from napari.layers import Shapes
+from qtpy.QtWidgets import QLabel
 from viewer_fakes import FakeModels, slide_image
 
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.her2_body import TUMOUR_AREAS, VIEWPORT
 from napari_celldetr.gui.her2_control import CHOOSE_CONTROL, NO_CONTROL
-from napari_celldetr.gui.her2_dock import DRAW_FIRST, HIDDEN_TEXT
+from napari_celldetr.gui.her2_dock import COVERED_TEXT, DRAW_FIRST, HIDDEN_TEXT
 from napari_celldetr.gui.her2_drawing import UNCHOSEN
 from napari_celldetr.gui.her2_readout import HIDE_KEY
 from napari_celldetr.gui.her2_tumour import LAYER_KEY, NOTHING_KEY, areas_of
@@ -82,7 +83,10 @@ def test_tumour_and_cutoffs_belong_to_their_slide(her2_measured, qtbot):
     dock.where.choose(LAYER_KEY + "left")
     assert "drawn on another slide" in asked[0]
     assert title.text() == "No HER2 score"
+    status = dock.body.run_bar.status
+    assert COVERED_TEXT not in status.text()
     dock.slide_box.setCurrentIndex(0)
+    assert COVERED_TEXT in status.text()
     assert title.text() == first
     assert remark(dock) == said
     assert "left" in offered(dock)
@@ -164,7 +168,13 @@ def the_score_stays_in_sight(dock, qtbot):
     frame = dock.window()
     frame.resize(900, 500)
     frame.show()
-    qtbot.wait(100)
+    # Labels whose text becomes longer grow with it.
+    for words in ("Short.", "Many more words than there is room for in one line. " * 4):
+        dock.saver.told.emit(words)
+        qtbot.wait(100)
+        labels = [la for la in dock.findChildren(QLabel) if la.wordWrap() and la.isVisible()]
+        assert len(labels) > 5
+        assert not [la.text() for la in labels if la.height() < la.heightForWidth(la.width())]
     bar, pinned = dock.scroll_bar, dock.body.pinned
     bar.setValue(bar.maximum())
     qtbot.waitUntil(pinned.isVisible, timeout=2000)

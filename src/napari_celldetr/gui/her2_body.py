@@ -33,6 +33,7 @@ from napari_celldetr.pipeline.her2.result import Her2Result
 VIEWPORT, TUMOUR_AREAS, WHOLE = "viewport", "tumour", "whole"
 SCREEN, TUMOUR = "screen", "tumour"
 MAX_MPP = 2.0
+LABEL_PX = 58
 LIT_TEXT = "Only the {cells:,} cells of one question are in colour."
 
 
@@ -49,8 +50,8 @@ class Her2Body(QWidget):
         column.addWidget(self._build_results())
 
     def _build_run(self) -> QWidget:
-        box = QWidget()
-        form = narrow_form(box)
+        box, above, below = QWidget(), QWidget(), QWidget()
+        first, second = narrow_form(above), narrow_form(below)
         self.mpp_spin = QDoubleSpinBox()
         self.mpp_spin.setDecimals(4)
         self.mpp_spin.setSingleStep(0.01)
@@ -66,14 +67,22 @@ class Her2Body(QWidget):
             (WHOLE, "Whole slide"),
         ):
             self.where.addItem(words, key)
-        form.addRow(self.mpp_label, self.mpp_spin)
         buttons = self._build_tumour()
-        form.addRow("Tumour", self.tumour_box)
-        form.addRow(buttons)
-        form.addRow(self.guide_label)
-        form.addRow("Measure", self.where)
+        labels = (self.mpp_label, QLabel("Tumour"), QLabel("Measure"))
+        for label in labels:
+            label.setMinimumWidth(LABEL_PX)
+        first.addRow(self.mpp_label, self.mpp_spin)
+        first.addRow(labels[1], self.tumour_box)
+        second.addRow(labels[2], self.where)
         self.run_bar = RunBar("Measure HER2")
-        form.addRow(self.run_bar)
+        # A form keeps the old height of a label whose text becomes longer, so none is in one.
+        column = QVBoxLayout(box)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        column.addWidget(above)
+        column.addLayout(buttons)
+        for widget in (self.guide_label, below, self.run_bar):
+            column.addWidget(widget)
         return box
 
     def _build_results(self) -> QWidget:

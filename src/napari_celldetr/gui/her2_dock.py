@@ -33,6 +33,7 @@ from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.panel import Dock
 from napari_celldetr.gui.parts import SlideBox, single_shot, wrapped_label
 from napari_celldetr.gui.session import SlideSession, session_of
+from napari_celldetr.gui.sources import is_slide_layer
 from napari_celldetr.pipeline.her2.result import Control, Her2Result
 from napari_celldetr.pipeline.her2.tumour import Tumour
 
@@ -47,6 +48,7 @@ BEGIN_TEXT = (
 )
 MEASURE_AGAIN = "The tumour is another one since this was measured: press Measure HER2 again"
 HIDDEN_TEXT = "This slide is hidden: it is measured, not what you see in its place."
+COVERED_TEXT = "Another slide lies on top of this one: hide that to see what is measured."
 DRAW_FIRST = "Draw the tumour on the slide, or choose it in the list."
 NOTHING_FITS = (
     "What was measured earlier is of other nuclei than the slide has now: measure it again."
@@ -262,12 +264,21 @@ class Her2Dock(Dock):
     def _check_ready(self, _value: Any = None) -> None:
         if not self.runs.running:
             missing = self._missing()
-            session = self.session
-            hidden = session is not None and not session.layer.visible
-            told = (self._ended, missing, HIDDEN_TEXT if hidden else "")
+            told = (self._ended, missing, self._unseen())
             said = " ".join(text for text in told if text)
             begin = "" if self.state is not None else BEGIN_TEXT
             self.body.run_bar.show_idle(said or begin, can_run=not missing)
+
+    def _unseen(self) -> str:
+        """That the slide is not what a person sees; '' where it is."""
+        layers, session = list(self.viewer.layers), self.session
+        if session is None or session.layer not in layers:
+            return ""
+        if not session.layer.visible:
+            return HIDDEN_TEXT
+        above = layers[layers.index(session.layer) + 1 :]
+        covered = any(layer.visible and is_slide_layer(layer) for layer in above)
+        return COVERED_TEXT if covered else ""
 
     def _missing(self) -> str:
         session = self.session

@@ -25,7 +25,7 @@ WHAT = {
     CUT_OUT_LAYER: "what lies in the tumour and is none",
     CONTROL_LAYER: "the control tissue",
 }
-GUIDE = "Click round {what} on the slide. A double click ends the outline; the mouse moves again."
+GUIDE = "Click round {what} on the slide. A double click ends the outline."
 OWNER_KEY, COLORS_KEY = "celldetr_drawn_on", "celldetr_colors"
 LINE_PX, THIN_PX = 2.5, 1.2
 """Screen px of the outline that is chosen, and of the others."""

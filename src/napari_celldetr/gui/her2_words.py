@@ -52,7 +52,7 @@ def reason_of(found: Assessment) -> str:
     """Why this score, or why none, as a sentence."""
     reason = found.score.reason
     if found.score.score is None and reason == UNCONFIRMED:
-        reason = "say below where the invasive tumour is; the figures are of all measured cells"
+        reason = "say above where the invasive tumour is; the figures are of all measured cells"
     return sentence(reason)
 
 
