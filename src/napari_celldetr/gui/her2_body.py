@@ -33,7 +33,7 @@ from napari_celldetr.pipeline.her2.result import Her2Result
 VIEWPORT, TUMOUR_AREAS, WHOLE = "viewport", "tumour", "whole"
 SCREEN, TUMOUR = "screen", "tumour"
 MAX_MPP = 2.0
-LABEL_PX = 58
+LABEL_PX = 64
 LIT_TEXT = "Only the {cells:,} cells of one question are in colour."
 
 

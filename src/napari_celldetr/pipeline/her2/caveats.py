@@ -49,8 +49,8 @@ def report_notes(result: Her2Result) -> tuple[str, ...]:
 def stain_doubts(kinds: Iterable[tuple[str, StainKind]]) -> tuple[str, ...]:
     """Which slides cannot be told to be what they were given as."""
     return tuple(
-        f"Could not confirm from its colours that the {side} slide is one: {found.why}. Check that "
-        "it is the right slide."
+        f"Could not confirm from its colours that the slide is {side}: {found.why}. Check that it "
+        "is the right one."
         for side, found in kinds
         if found.kind == "unknown"
     )
