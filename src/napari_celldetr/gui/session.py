@@ -435,14 +435,26 @@ class SlideSession(QObject):
             self.opened.emit()
 
     def use_mpp(self, mpp: float) -> None:
-        """Take another pixel size (µm) for the slide; cells found with the old one go."""
+        """Take another pixel size (µm) for the slide; cells found with the old one go.
+
+        The same part of the slide stays on the screen.
+        """
+        before = self.frame
         self._place((mpp, mpp))
+        self._look_where(before)
         self.findings, self._of_cells, self._identity = (), (), ()
         if self.overlay is not None:
             self.start_over(self.cells.class_names, self.colors, self.cells.threshold)
-        self.viewer.reset_view()
         self.opened.emit()
         self.cells_changed.emit()
+
+    def _look_where(self, before: Frame) -> None:
+        """See in the present frame what was seen in the one before."""
+        camera = camera_of(self.viewer)
+        place = before.from_world(np.array([camera.center[-2:]], np.float64))
+        y, x = self.frame.to_world(place)[0]
+        camera.center = (*camera.center[:-2], float(y), float(x))
+        camera.zoom *= float(np.mean(before.scale) / np.mean(self.frame.scale))
 
     def _place(self, mpp: tuple[float, float]) -> None:
         self.layer.scale = (*self.layer.scale[:-2], mpp[1], mpp[0])
