@@ -48,8 +48,7 @@ def tiles_of(slide, now):
 
 def value_at(tile, x, y):
     """What a tile's labels say at level-0 px of a slide at the model's own µm/px."""
-    step = 250
-    left, top = tile.place[0] * step - 32, tile.place[1] * step - 32
+    left, top = (int((place * 250 - 32) // 32 * 32) for place in tile.place)
     return bool(tile.field.valid[y - top, x - left])
 
 
@@ -101,8 +100,10 @@ def test_nothing_counts_outside_the_slide_or_in_the_halo(slide):
     tiles = tiles_of(slide, now)
     assert [t.place for t in tiles] == [(2, 0)]
     valid = tiles[0].field.valid
-    assert not valid[:, 700 - 500 + 32 :].any()
-    assert not valid[:, :32].any()
+    left = (500 - 32) // 32 * 32
+    assert not valid[:, 700 - left :].any()
+    assert not valid[:, : 500 - left].any()
+    assert valid[:, 600 - left : 700 - left].any()
 
 
 def test_every_cell_lies_in_one_tile(slide):

@@ -23,7 +23,7 @@ from napari_celldetr.slides.tissue import tissue_mask
 from napari_celldetr.training.crops import KNOWN_UM, near_points
 from napari_celldetr.training.evaluate import found_cells
 from napari_celldetr.training.fields import Field
-from napari_celldetr.training.finetune_tiles import HALO_UM, TILE_UM
+from napari_celldetr.training.finetune_tiles import TILE_UM, reading
 
 MOST_TILES = 12
 LEAST_TISSUE = 0.5
@@ -45,8 +45,8 @@ def own_fields(
     """
     predictor = CellDETRPredictor(model, card, device=device).with_class_columns()
     made: list[Answer] = []
-    for read in _places(slide, taken):
-        field = Field("own", "own", slide.read(read, card.mpp), card.mpp, *_nothing())
+    for read, mpp in _places(slide, taken, card.mpp):
+        field = Field("own", "own", slide.read(read, mpp), card.mpp, *_nothing())
         answer = _answer(predictor, field, card)
         if answer is not None:
             made.append(answer)
@@ -60,18 +60,18 @@ def _nothing() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int
     return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32), np.zeros(0, np.int16)
 
 
-def _places(slide: Slide, taken: Collection[tuple[int, int]]) -> list[Region]:
+def _places(
+    slide: Slide, taken: Collection[tuple[int, int]], mpp: float
+) -> list[tuple[Region, float]]:
     side, mask = np.array(slide.known_mpp()), tissue_mask(slide)
     columns, rows = (np.array(slide.size) * side // TILE_UM).astype(int)
     places = [(x, y) for x in range(columns) for y in range(rows) if (x, y) not in taken]
     places.sort(key=lambda place: hashlib.sha256(repr(place).encode()).digest())
     reads = []
     for place in places:
-        low = np.floor((np.array(place) * TILE_UM - HALO_UM) / side).astype(int)
-        high = np.ceil(((np.array(place) + 1) * TILE_UM + HALO_UM) / side).astype(int)
-        read = Region.from_edges(*low.tolist(), *high.tolist())
+        read, read_mpp = reading(slide, place, mpp)
         if mask.fraction(read) >= LEAST_TISSUE:
-            reads.append(read)
+            reads.append((read, read_mpp))
         if len(reads) == 2 * MOST_TILES:
             break
     return reads

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from napari_celldetr.core.annotations import SAID, Annotations, Area, CorrectedCells, Status
 from napari_celldetr.core.boxes import centres, paired_iou
-from napari_celldetr.core.regions import Region
+from napari_celldetr.core.regions import Region, reading_scale
+from napari_celldetr.nets.overview import COARSEST
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.training.crops import KNOWN_UM, near_points
 from napari_celldetr.training.fields import Field
@@ -198,12 +199,11 @@ def read_tile(
     """One tile; None where it lies outside the slide, or nothing on it counts."""
     side = np.array(slide.known_mpp(), np.float64)
     core = np.array([place, (place[0] + 1, place[1] + 1)]) * TILE_UM / side
-    low = np.floor(core[0] - HALO_UM / side).astype(int)
-    high = np.ceil(core[1] + HALO_UM / side).astype(int)
-    read = Region.from_edges(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+    read, read_mpp = reading(slide, place, mpp)
+    low = np.array([read.x, read.y])
     if read.intersect(slide.region) is None:
         return None
-    image = slide.read(read, mpp)
+    image = slide.read(read, read_mpp)
     scale = np.array([image.shape[1] / read.width, image.shape[0] / read.height])
 
     def here(xy: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -238,6 +238,23 @@ def read_tile(
         valid=valid,
     )
     return TaughtTile(made, place, bool(whole.any()), corrections)
+
+
+def reading(slide: Slide, place: tuple[int, int], mpp: float) -> tuple[Region, float]:
+    """The region of a tile with its halo, and at which µm/px it comes out as a model sees it.
+
+    As slides are read for detection: level-0 px are taken as they are, or whole numbers of them
+    averaged, where that is within 3 % of the model's `mpp`; and from where the network's coarsest
+    cells lie as they do there, since faint cells come and go with that.
+    """
+    side = np.array(slide.known_mpp(), np.float64)
+    scale = reading_scale(mpp / float(np.sqrt(side.prod())))
+    step = round(scale) if scale == round(scale) else 1
+    first = COARSEST * step
+    low = np.floor((np.array(place) * TILE_UM - HALO_UM) / side / first).astype(int) * first
+    high = np.ceil(((np.array(place) + 1) * TILE_UM + HALO_UM) / side / step).astype(int) * step
+    region = Region.from_edges(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+    return region, scale * float(np.sqrt(side.prod()))
 
 
 def _edges(slide: Slide) -> NDArray[np.float64]:
