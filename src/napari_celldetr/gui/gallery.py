@@ -20,7 +20,8 @@ SIDE_PX = 56
 GAP_PX = 4
 AROUND = 2.5
 """Side of a picture, in sides of a usual nucleus."""
-MOST = 18
+MOST = 10
+"""Two rows in a dock of usual width: what can be done with the cells must fit under them."""
 Color = tuple[int, int, int]
 
 
@@ -61,8 +62,9 @@ class Gallery(QWidget):
 
     picked = Signal(int)
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None, *, least_rows: int = 2) -> None:
         super().__init__(parent)
+        self._least_rows = least_rows
         self.thumbnails: list[Thumbnail] = []
         self._images: list[QImage] = []
         self._frames: dict[int, Color] = {}
@@ -124,9 +126,9 @@ class Gallery(QWidget):
         return True
 
     def heightForWidth(self, width: int) -> int:  # noqa: N802
-        """Height of all rows in a dock of this width; there is room for two at least."""
+        """Height of all rows in a dock of this width; there is always room for some."""
         per_row = max((width + GAP_PX) // (SIDE_PX + GAP_PX), 1)
-        rows = max(-(-len(self.thumbnails) // per_row), 2)
+        rows = max(-(-len(self.thumbnails) // per_row), self._least_rows)
         return rows * (SIDE_PX + GAP_PX)
 
     def sizeHint(self) -> QSize:  # noqa: N802
@@ -134,7 +136,7 @@ class Gallery(QWidget):
         return QSize(5 * (SIDE_PX + GAP_PX), self.heightForWidth(max(self.width(), 300)))
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
-        """Room for two rows."""
+        """Room for all rows."""
         return QSize(SIDE_PX, self.heightForWidth(max(self.width(), 300)))
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802

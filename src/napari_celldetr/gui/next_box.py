@@ -54,7 +54,7 @@ class NextBox(QWidget):
         self.cell = QLabel("")
         self.keys = wrapped_label(KEYS_TEXT)
         self.classes = wrapped_label("")
-        self.gallery = Gallery()
+        self.gallery = Gallery(least_rows=1)
         self.remaining = wrapped_label("", tooltip="From cells that were drawn at random")
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 6, 4, 4)

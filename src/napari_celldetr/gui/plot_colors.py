@@ -100,7 +100,7 @@ def choices(table: CellTable) -> list[tuple[str, str]]:
         (DOUBT, "Doubt about the class"),
         (SCORE, "Score of the cell"),
         (STATUS, "Corrections"),
-        (CHANGE, "What the lesson changed"),
+        (CHANGE, "Lesson's changes"),
     ]
     words = {"diameter_um": "Diameter (µm)", "area_um2": "Area (µm²)", "dab_share": "DAB share"}
     for name in table.measured():
