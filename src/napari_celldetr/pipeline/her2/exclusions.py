@@ -122,7 +122,9 @@ def find_exclusions(
         The slide cannot be read, or its pixel size is not known.
     """
     around = yield from read_surroundings(slide, measured, stain=stain)
-    return judge_surroundings(around)
+    codes = judge_surroundings(around)
+    codes[measured.specks] = Exclusion.SPECK
+    return codes
 
 
 def judge_surroundings(around: Surroundings) -> NDArray[np.int8]:

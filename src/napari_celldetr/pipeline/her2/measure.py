@@ -19,6 +19,7 @@ from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.her2.membrane import Bands, Membranes, judge, read_bands
 from napari_celldetr.pipeline.her2.outline import NOBODY, Outlines, draw_outlines
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
+from napari_celldetr.pipeline.her2.specks import find_specks
 from napari_celldetr.slides.slide import Slide
 
 FINEST_MPP = 0.25
@@ -40,6 +41,8 @@ class Her2Cells:
         The nuclei.
     outlines : Outlines
     bands : Bands
+    specks : (N,) bool
+        Which are pieces of membrane that were taken for nuclei.
     mpp : float
         µm per px at which the slide was read.
     """
@@ -47,6 +50,7 @@ class Her2Cells:
     cells: Detections
     outlines: Outlines
     bands: Bands
+    specks: NDArray[np.bool_]
     mpp: float
 
     def membranes(self, cutoffs: Cutoffs | None = None) -> Membranes:
@@ -121,6 +125,7 @@ class _Part:
     rows: NDArray[np.int64]
     outlines: Outlines
     bands: Bands
+    specks: NDArray[np.bool_]
 
 
 def _read_tile(
@@ -136,7 +141,8 @@ def _read_tile(
     low = np.maximum(np.floor(corner - halo), 0).astype(int)
     high = np.minimum(np.ceil(corner + core + halo), slide.size).astype(int)
     region = Region(int(low[0]), int(low[1]), *(int(n) for n in high - low))
-    dab = stain.dab(slide.read(region, mpp))
+    amounts = stain.amounts(slide.read(region, mpp))
+    dab = np.ascontiguousarray(amounts[..., 1])
     # The picture's own scale: its sides are whole pixels.
     step = (high - low) / np.array(dab.shape[::-1])
     near = np.sort(index.near(region))
@@ -144,15 +150,17 @@ def _read_tile(
     seen = inside(centres, region)
     near, centres = near[seen], centres[seen]
     boxes = (cells.boxes[near] - np.tile(low, 2)) / np.tile(step, 2)
-    outlines = draw_outlines(boxes, dab, mpp=mpp)
+    specks = find_specks(boxes, amounts, mpp=mpp)
+    outlines = draw_outlines(boxes, dab, mpp=mpp, ignored=specks)
     bands = read_bands(outlines, dab, mpp=mpp)
     own = np.asarray(((centres >= corner) & (centres < corner + core)).all(axis=1))
-    return _kept(outlines, bands, near, own, low, step)
+    return _kept(outlines, bands, specks, near, own, low, step)
 
 
 def _kept(
     outlines: Outlines,
     bands: Bands,
+    specks: NDArray[np.bool_],
     near: NDArray[np.int64],
     own: NDArray[np.bool_],
     low: NDArray[Any],
@@ -171,7 +179,7 @@ def _kept(
     read = Bands(
         bands.band[own], bands.beside[own], bands.arcs[own], neighbours, bands.cytoplasm[own]
     )
-    return _Part(near[own], drawn, read)
+    return _Part(near[own], drawn, read, specks[own])
 
 
 def _joined(cells: Detections, parts: list[_Part], mpp: float) -> Her2Cells:
@@ -179,7 +187,7 @@ def _joined(cells: Detections, parts: list[_Part], mpp: float) -> Her2Cells:
     if not parts:
         none = draw_outlines(np.zeros((0, 4)), np.zeros((1, 1), np.float32), mpp=mpp)
         empty = read_bands(none, np.zeros((1, 1), np.float32), mpp=mpp)
-        return Her2Cells(cells, none, empty, mpp)
+        return Her2Cells(cells, none, empty, np.zeros(0, bool), mpp)
     order = np.argsort(np.concatenate([p.rows for p in parts]), kind="stable")
 
     def column(which: str, name: str) -> Any:
@@ -189,4 +197,5 @@ def _joined(cells: Detections, parts: list[_Part], mpp: float) -> Her2Cells:
     # Who faces whom is the same column in both, and a fifth of what is kept of a cell.
     read = {n: column("bands", n) for n in Bands.__dataclass_fields__ if n != "neighbours"}
     bands = Bands(neighbours=outlines.neighbours, **read)
-    return Her2Cells(cells, outlines, bands, mpp)
+    specks = np.concatenate([p.specks for p in parts])[order]
+    return Her2Cells(cells, outlines, bands, specks, mpp)

@@ -3,7 +3,8 @@
 DAB optical density is read in a band of ±0.75 µm along the outline, one bin for each direction.
 A bin is stained if its 90th percentile reaches the lowest cut-off and stands out from what lies
 beside it: brown cytoplasm and brown nuclei, its own or a neighbour's, are no membranes.
-Completeness is the stained share of the outline; intensity is the median of the stained bins.
+Completeness is the stained share of the outline, intensity the usual density of its stained part.
+A line where two cells meet counts as far as it is likely to be the cell's own.
 """
 
 from __future__ import annotations
@@ -11,27 +12,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
 
 from napari_celldetr.core.her2 import Cutoffs
-from napari_celldetr.pipeline.her2.outline import NOBODY, RAYS, Floats, Ints, Outlines, sample
-
-Bools = NDArray[np.bool_]
+from napari_celldetr.pipeline.her2.outline import (
+    NOBODY,
+    RAYS,
+    Bools,
+    Floats,
+    Ints,
+    Outlines,
+    sample,
+)
+from napari_celldetr.pipeline.her2.ownership import own_shares
 
 BAND_UM = 0.75
 STEP_UM = 0.25
 CONTRAST = 1.25
 """A stained bin's density over that of what lies on either side."""
+FLANKS_UM, LINE_UM = (1.5, 2.25), (-0.5, -0.25, 0.0, 0.25, 0.5)
+"""Where, seen from the outline, cytoplasm is looked at on either side of a line, and the line."""
+ALONG = 13
+"""Bins that a line in brown cytoplasm is averaged over: about 5 µm."""
+RISE, RISE_SHARE = 0.03, 0.15
+"""How far such a line rises over the browner side: in optical density, and of that side's."""
+ALIKE = 0.5
+"""Paler over browner side. Where they differ more it is the rim of a brown nucleus or cell."""
 BROWNEST = 80
 """Percentile of DAB within a nucleus that stands for it: a stained one is paler at its rim."""
-OVER = 1.2
-"""A shared line is the neighbour's alone if its membrane is stained this many times as far."""
-WHOLE, WHOLE_OVER = 0.85, 1.05
-"""From this completeness on a neighbour's membrane is whole, and less of a difference will do."""
-TAIL = 4
-"""Bins by which a neighbour's line may go on past the corner where it ends."""
-LEAST_FREE = 0.1
-"""Smallest share of the outline that a cell is judged by alone."""
+OWN = 0.5
+"""From this chance on a line counts as the cell's own."""
+USUAL = 0.35
+"""Share of the stained bins that are paler than a cell's intensity: a line that two stained cells
+share is as dark as the darker one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,7 @@ class Bands:
         DAB optical density of the outline in each direction.
     beside : (N, RAYS)
         DAB of what a membrane there must stand out from: cytoplasm, nucleus, the nucleus faced.
+        0 where a line runs through brown cytoplasm.
     arcs : (N, RAYS)
         Length of outline that each direction stands for.
     neighbours : (N, RAYS)
@@ -69,13 +83,14 @@ class Membranes:
     Attributes
     ----------
     intensity : (N,)
-        Median DAB optical density of the stained bins; of all bins where none is stained.
+        DAB optical density that `USUAL` of its own stained bins stay below; of all bins where
+        none is stained.
     completeness : (N,)
-        Stained share of the outline, by length.
+        Share of the outline, by length, on which it has a stained line of its own.
     stained : (N, RAYS) bool
         Which bins are stained.
     free : (N, RAYS) bool
-        Bins the cell was judged by: those whose staining cannot be a neighbour's.
+        Bins whose line is more likely its own than a neighbour's.
     """
 
     intensity: Floats
@@ -101,16 +116,24 @@ def read_bands(outlines: Outlines, dab: Floats, *, mpp: float) -> Bands:
     facing = outlines.neighbours
     faced = nuclei[facing] * (facing != NOBODY)
     beside = np.maximum(np.maximum(between, nuclei[:, None]), faced)
+    beside[_lines_in_brown(outlines, dab, mpp)] = 0
     return Bands(_band(outlines, dab, mpp), beside, outlines.arcs(), facing, cytoplasm)
 
 
 def judge(bands: Bands, cutoffs: Cutoffs | None = None) -> Membranes:
     """Completeness and intensity of each cell; only the lowest cut-off matters here."""
+    stained = stained_bins(bands, cutoffs)
+    own = own_shares(bands.neighbours, bands.arcs, stained, bands.band)
+    whole = np.maximum(bands.arcs.sum(axis=1), 1e-6)
+    completeness = np.asarray((bands.arcs * own * stained).sum(axis=1) / whole, np.float32)
+    free = own >= OWN
+    return Membranes(_level(bands.band, stained & free, USUAL), completeness, stained, free)
+
+
+def stained_bins(bands: Bands, cutoffs: Cutoffs | None = None) -> Bools:
+    """Which bins (N, RAYS) are stained and stand out from what lies beside them."""
     weak = (cutoffs or Cutoffs()).weak
-    stained = (bands.band >= weak) & (bands.band >= CONTRAST * bands.beside)
-    free = _free_bins(bands, stained)
-    completeness = _completeness(stained, bands.arcs, free)
-    return Membranes(_median_where(bands.band, stained & free), completeness, stained, free)
+    return (bands.band >= weak) & (bands.band >= CONTRAST * bands.beside)
 
 
 def _band(outlines: Outlines, dab: Floats, mpp: float) -> Floats:
@@ -123,6 +146,22 @@ def _band(outlines: Outlines, dab: Floats, mpp: float) -> Floats:
         for turn in turns
     ]
     return np.asarray(np.percentile(np.stack(samples), 90, axis=0), np.float32)
+
+
+def _lines_in_brown(outlines: Outlines, dab: Floats, mpp: float) -> Bools:
+    """Where (N, RAYS) a line is a ridge between sides that are brown alike."""
+
+    def at(um: float) -> Floats:
+        return sample(dab, outlines.centres, outlines.radii + np.float32(um / mpp))
+
+    line = np.max([at(um) for um in LINE_UM], axis=0)
+    inner, outer = (np.mean([at(sign * um) for um in FLANKS_UM], axis=0) for sign in (-1, 1))
+    browner, paler = np.maximum(inner, outer), np.minimum(inner, outer)
+    line, browner, paler = (
+        uniform_filter1d(v, ALONG, axis=1, mode="wrap") for v in (line, browner, paler)
+    )
+    rises = line >= browner + RISE + RISE_SHARE * np.maximum(browner, 0)
+    return np.asarray(rises & (paler >= ALIKE * np.maximum(browner, RISE)), np.bool_)
 
 
 def _nuclei(outlines: Outlines, dab: Floats) -> Floats:
@@ -150,42 +189,16 @@ def _between(outlines: Outlines, dab: Floats, nuclei: Floats, mpp: float) -> tup
         for share in (0.0, 0.33, 0.67, 1.0)
     ]
     middle = np.maximum(np.median(np.stack(levels), axis=0), 0)
-    cytoplasm = np.where(room.any(axis=1), _median_where(middle, room), nuclei)
+    cytoplasm = np.where(room.any(axis=1), _level(middle, room, 0.5), nuclei)
     return np.asarray(middle * room, np.float32), np.asarray(cytoplasm, np.float32)
 
 
-def _free_bins(bands: Bands, stained: Bools) -> Bools:
-    """Bins whose staining cannot be that of a neighbour whose own membrane is more complete.
-
-    Where two cells meet, one line is seen, and how brown it is does not say whose it is. How far
-    each goes on around its own cell does: an unstained cell beside stained ones has lines only
-    there. Two cells stained about as far share their lines. A line that goes on past the corner
-    of a neighbour is still the neighbour's.
-
-    A cell with too few such bins is judged by all of them, as cells in the middle of a nest are.
-    """
-    everything, facing = np.ones(stained.shape, bool), bands.neighbours
-    own = _completeness(stained, bands.arcs, everything)
-    theirs = own[facing] * (facing != NOBODY)
-    share = np.where(theirs >= WHOLE, WHOLE_OVER, OVER)
-    explained = stained & (theirs > share * own[:, None])
-    for _ in range(TAIL):
-        explained |= stained & (np.roll(explained, 1, axis=1) | np.roll(explained, -1, axis=1))
-    free = ~explained
-    free[_completeness(free, bands.arcs, everything) < LEAST_FREE] = True
-    return free
-
-
-def _completeness(which: Bools, arcs: Floats, among: Bools) -> Floats:
-    whole = (arcs * among).sum(axis=1)
-    return np.asarray((arcs * (which & among)).sum(axis=1) / np.maximum(whole, 1e-6), np.float32)
-
-
-def _median_where(values: Floats, which: Bools) -> Floats:
-    """Median of each row over the picked values; over all where none is picked."""
+def _level(values: Floats, which: Bools, share: float) -> Floats:
+    """Of each row's picked values the one that `share` lie below; of all where none is picked."""
     picked = np.where(which.any(axis=1, keepdims=True), which, True)
-    count = picked.sum(axis=1)
+    rank = (picked.sum(axis=1) - 1) * share
     ordered = np.sort(np.where(picked, values, np.inf), axis=1)
-    rows = np.arange(len(values))
-    low, high = ordered[rows, (count - 1) // 2], ordered[rows, count // 2]
-    return np.asarray((low + high) / 2, np.float32)
+    rows, low = np.arange(len(values)), np.floor(rank).astype(np.int64)
+    high, part = np.ceil(rank).astype(np.int64), rank - low
+    between = ordered[rows, low] * (1 - part) + ordered[rows, high] * part
+    return np.asarray(between, np.float32)
