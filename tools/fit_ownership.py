@@ -126,6 +126,7 @@ def met(sides, truth, net, scale):  # type: ignore[no-untyped-def]
 
 
 def descend(net, x, wanted, weight) -> None:  # type: ignore[no-untyped-def]
+    """`STEPS` of gradient descent on the sides (K, `QUANTITIES`)."""
     optimizer = torch.optim.Adam(net.parameters(), RATE)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
     weight = weight / weight.mean()
@@ -141,6 +142,7 @@ def descend(net, x, wanted, weight) -> None:  # type: ignore[no-untyped-def]
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path)
     out = ROOT / "src/napari_celldetr/pipeline/her2/ownership.json"

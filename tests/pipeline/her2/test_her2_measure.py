@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import SlideError
-from napari_celldetr.core.her2 import CELL_CLASSES, Cutoffs, Pattern, cell_scores
+from napari_celldetr.core.her2 import CELL_CLASSES, Cutoffs, Exclusion, Pattern, cell_scores
 from napari_celldetr.core.progress import drain
 from napari_celldetr.core.regions import Region
+from napari_celldetr.pipeline.her2.exclusions import find_exclusions
 from napari_celldetr.pipeline.her2.measure import measure_cells
 from napari_celldetr.pipeline.her2.membrane import judge, read_bands
 from napari_celldetr.pipeline.her2.outline import draw_outlines
@@ -65,6 +67,32 @@ def test_the_slides_stain_is_what_is_measured_with(generated):
     same = found.outlines.radii == doubled.outlines.radii
     ratio = doubled.bands.band[same] / np.maximum(found.bands.band[same], 0.1)
     assert np.median(ratio[found.bands.band[same] > 0.3]) == pytest.approx(2, abs=0.01)
+
+
+def test_pieces_of_membrane_are_no_nuclei_and_no_neighbours(generated):
+    slide, truth, found = generated
+    drawn, dark = truth.shapes, np.flatnonzero(truth.staining.intensity > 0.7)[:20]
+    angle = truth.staining.profile[dark].argmax(axis=1)
+    reach = drawn.radii[dark, angle][:, None]
+    turn = 2 * np.pi * angle[:, None] / drawn.radii.shape[1]
+    at = drawn.centres[dark] + reach * np.hstack([np.cos(turn), np.sin(turn)])
+    pieces = np.hstack([at - 3, at + 3]).astype(np.float32)
+    boxes = np.vstack([truth.cells.boxes, pieces])
+    few = np.full(len(pieces), 0.4, np.float32)
+    cells = Detections(
+        boxes,
+        np.concatenate([truth.cells.scores, few]),
+        np.zeros(len(boxes), np.int16),
+        CELL_CLASSES,
+        source=truth.cells.source,
+    )
+    both = drain(measure_cells(slide, cells, stain=TRUE))
+    true = (both.cells.boxes[:, None] == truth.cells.boxes[None]).all(axis=2).any(axis=1)
+    assert not both.specks[true].any()
+    assert both.specks[~true].mean() > 0.8
+    assert (np.abs(both.outlines.radii[true] - found.outlines.radii) < 0.02).mean() > 0.98
+    excluded = drain(find_exclusions(slide, both, stain=TRUE))
+    np.testing.assert_array_equal(excluded == Exclusion.SPECK, both.specks)
 
 
 def test_no_cells_are_no_error(generated):

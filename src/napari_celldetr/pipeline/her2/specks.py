@@ -37,7 +37,7 @@ def find_specks(boxes: NDArray[Any], amounts: Floats, *, mpp: float) -> Bools:
     small = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).mean(axis=1) * mpp <= LARGEST_UM)
     if not len(small):
         return found
-    centres = (boxes[small, :2] + boxes[small, 2:]) / 2
+    centres = np.asarray((boxes[small, :2] + boxes[small, 2:]) / 2, np.float32)
     rim = ellipse_radii(boxes[small])
     blue, brown = (_mean(amounts[..., k], centres, rim) for k in (0, 1))
     dark = brown >= Cutoffs().weak
