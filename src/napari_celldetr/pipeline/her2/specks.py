@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.pipeline.her2.outline import Bools, Floats, ellipse_radii, sample
 
-LARGEST_UM = 7.0
-"""Mean side of the box. Where lines of membrane meet, up to this is found; most nuclei are larger,
-and those that are not are blue."""
+LARGEST_UM = 6.0
+"""Mean side of the box. Pieces of membrane are rarely larger; nuclei rarely smaller, and blue."""
 BROWNNESS = 2.0
 """DAB over haematoxylin: on generated slides 2 to 14 in a piece of membrane, up to .5 in nuclei."""
 LEAST_BLUE = 0.02
