@@ -89,5 +89,7 @@ def many_times(reading, n):
         ("nucleus",),
     )
     return Her2Reading(
-        Her2Cells(cells, outlines, bands, measured.mpp), np.zeros(rows, np.int8), reading.mpp
+        Her2Cells(cells, outlines, bands, many(measured.specks), measured.mpp),
+        np.zeros(rows, np.int8),
+        reading.mpp,
     )

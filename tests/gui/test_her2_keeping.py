@@ -35,10 +35,13 @@ def kept():
     reading = her2_reading()
     excluded = reading.excluded.copy()
     excluded[4] = Exclusion.FOLD
+    specks = np.arange(len(reading)) % 7 == 3
+    measured = replace(reading.measured, specks=specks)
     stain = SlideStain((240.0, 241.5, 243.0), gain=1.25, notes=("White: glass.", "Gain: 1.25"))
     control = Control(Region(1, 2, 30, 40), 0.6)
     refused = Refusal("too coarse", "scan again")
-    return KeptReading(replace(reading, excluded=excluded), stain, control, refused)
+    reading = replace(reading, measured=measured, excluded=excluded)
+    return KeptReading(reading, stain, control, refused)
 
 
 def test_measurements_come_back_as_they_were(tmp_path):
@@ -51,6 +54,7 @@ def test_measurements_come_back_as_they_were(tmp_path):
     np.testing.assert_array_equal(after.stain.vectors, before.stain.vectors)
     cells, were = (k.reading.measured.cells for k in (after, before))
     assert (cells.source, cells.class_names) == (were.source, were.class_names)
+    np.testing.assert_array_equal(*(k.reading.measured.specks for k in (after, before)))
     for name in ("boxes", "scores", "class_ids"):
         np.testing.assert_array_equal(getattr(cells, name), getattr(were, name))
     for weak in (0.05, 0.12, 0.25):

@@ -166,7 +166,7 @@ def test_ten_thousand_cells_are_judged_anew_within_a_debounce():
     state.use_cutoffs(Cutoffs(weak=0.2))
     state.of_slide(draws=0)
     state.of_view(Region(0, 0, *SIZE))
-    # Forty milliseconds of the processor on two usual cores.
+    # Ninety milliseconds of the processor on two usual cores.
     assert time.thread_time() - start < 0.25
 
 

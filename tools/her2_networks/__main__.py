@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTES = ROOT / "tools" / "model_notes"
 
 
-def train(name: str, data: Path, runs: Path, steps: int, init: str) -> None:
+def train(name: str, data: Path, runs: Path, *, steps: int, init: str, seed: int) -> None:
     """Train one network; a line of progress every few steps."""
-    for progress in plans.train(name, data, runs, steps=steps, init=init):
+    for progress in plans.train(name, data, runs, steps=steps, init=init, seed=seed):
         if progress.done % 10 == 0:
             print(f"{progress.done} / {progress.total} {progress.message}", flush=True)
 
@@ -107,6 +107,7 @@ def main() -> int:
     way.add_argument("--runs", type=Path, default=ROOT / "runs")
     way.add_argument("--steps", type=int, default=0, help="0 takes those of the plan")
     way.add_argument("--init", default="", help="model folder to go on from")
+    way.add_argument("--seed", type=int, default=0, help="other samples with another")
     way = ways.add_parser("evaluate")
     way.add_argument("model", type=Path)
     way.add_argument("data", type=Path)
@@ -130,7 +131,14 @@ def main() -> int:
 
 def _run(given: argparse.Namespace) -> None:
     if given.way == "train":
-        train(given.name, given.data, given.runs, given.steps, given.init)
+        train(
+            given.name,
+            given.data,
+            given.runs,
+            steps=given.steps,
+            init=given.init,
+            seed=given.seed,
+        )
     elif given.way == "evaluate":
         found = evaluate(given.model, given.data, given.samples)
         given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

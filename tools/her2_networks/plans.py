@@ -53,10 +53,12 @@ class GridPatches:
         return self.samples[index]
 
 
-def train(name: str, data: Path, runs: Path, *, steps: int = 0, init: str = "") -> Job[Path]:
+def train(
+    name: str, data: Path, runs: Path, *, steps: int = 0, init: str = "", seed: int = 0
+) -> Job[Path]:
     """The training of one network, resumable in its folder below `runs`; 0 steps are `STEPS`.
 
-    `init` is a model folder to go on from.
+    `init` is a model folder to go on from; with another `seed` it goes on with other samples.
     """
     common = {
         "output": str(runs / name.removeprefix("celldetr-")),
@@ -66,6 +68,7 @@ def train(name: str, data: Path, runs: Path, *, steps: int = 0, init: str = "") 
         "batch": BATCH[name],
         "backbone_weights": "" if init else str(data / BACKBONE),
         "init": init,
+        "seed": seed,
         "precision": "float32",
     }
     return _TRAININGS[name](data, common)
@@ -84,7 +87,7 @@ def _stain(data: Path, common: dict[str, Any]) -> Job[Path]:
     config = PatchTrainConfig(
         **common, classes=",".join(SCORES), stain="H-DAB", smoothing=0.0, validate_steps=400
     )
-    make, held = (StainSamples(_scenes(data, s, STAIN_SIDE)) for s in ("train", "val"))
+    make, held = map(StainSamples, _both(data, STAIN_SIDE, config.seed))
     return train_patches(config, make, validation=Held(held, 200), data=FIELDS)
 
 
@@ -92,12 +95,17 @@ def _pixels(data: Path, common: dict[str, Any]) -> Job[Path]:
     config = PixelTrainConfig(
         **common, classes=",".join(PIXEL_CLASSES), warmup=50, validate_steps=500
     )
-    make, held = (PixelSamples(_scenes(data, s, PIXEL_SIDE)) for s in ("train", "val"))
+    make, held = map(PixelSamples, _both(data, PIXEL_SIDE, config.seed))
     return train_pixels(config, make, validation=Held(held, 40), network=PIXEL_NETWORK, data=FIELDS)
 
 
-def _scenes(data: Path, split: str, side: int) -> Her2Scenes:
-    return Her2Scenes(str(data), split, side, MPP)
+def _both(data: Path, side: int, seed: int) -> tuple[Her2Scenes, Her2Scenes]:
+    """Scenes to train on, and to validate on: the latter are the same for every seed."""
+    return _scenes(data, "train", side, seed), _scenes(data, "val", side)
+
+
+def _scenes(data: Path, split: str, side: int, seed: int = 0) -> Her2Scenes:
+    return Her2Scenes(str(data), split, side, MPP, seed)
 
 
 _TRAININGS: dict[str, Callable[[Path, dict[str, Any]], Job[Path]]] = {

@@ -5,25 +5,27 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import SlideError
-from napari_celldetr.core.her2 import CELL_CLASSES, Cutoffs, Pattern, cell_scores
+from napari_celldetr.core.her2 import CELL_CLASSES, Cutoffs, Exclusion, Pattern, cell_scores
 from napari_celldetr.core.progress import drain
 from napari_celldetr.core.regions import Region
+from napari_celldetr.pipeline.her2 import membrane, ownership
+from napari_celldetr.pipeline.her2.exclusions import find_exclusions
 from napari_celldetr.pipeline.her2.measure import measure_cells
 from napari_celldetr.pipeline.her2.membrane import (
     CONTRAST,
-    LEAST_FREE,
-    OVER,
-    TAIL,
-    WHOLE,
-    WHOLE_OVER,
+    OWN,
+    USUAL,
     _band,
     _between,
+    _lines_in_brown,
     _nuclei,
     judge,
     read_bands,
 )
 from napari_celldetr.pipeline.her2.outline import NOBODY, arcs_of, draw_outlines
+from napari_celldetr.pipeline.her2.ownership import own_shares
 from napari_celldetr.pipeline.her2.reading import square_mpp
 from napari_celldetr.pipeline.her2.slide_stain import SlideStain
 from napari_celldetr.slides.readers import open_slide
@@ -82,6 +84,32 @@ def test_the_slides_stain_is_what_is_measured_with(generated):
     assert np.median(both[once > 0.3] / once[once > 0.3]) == pytest.approx(2, abs=0.01)
 
 
+def test_pieces_of_membrane_are_no_nuclei_and_no_neighbours(generated):
+    slide, truth, found = generated
+    drawn, dark = truth.shapes, np.flatnonzero(truth.staining.intensity > 0.7)[:20]
+    angle = truth.staining.profile[dark].argmax(axis=1)
+    reach = drawn.radii[dark, angle][:, None]
+    turn = 2 * np.pi * angle[:, None] / drawn.radii.shape[1]
+    at = drawn.centres[dark] + reach * np.hstack([np.cos(turn), np.sin(turn)])
+    pieces = np.hstack([at - 3, at + 3]).astype(np.float32)
+    boxes = np.vstack([truth.cells.boxes, pieces])
+    few = np.full(len(pieces), 0.4, np.float32)
+    cells = Detections(
+        boxes,
+        np.concatenate([truth.cells.scores, few]),
+        np.zeros(len(boxes), np.int16),
+        CELL_CLASSES,
+        source=truth.cells.source,
+    )
+    both = drain(measure_cells(slide, cells, stain=TRUE))
+    true = (both.cells.boxes[:, None] == truth.cells.boxes[None]).all(axis=2).any(axis=1)
+    assert not both.specks[true].any()
+    assert both.specks[~true].mean() > 0.8
+    assert (np.abs(both.outlines.radii[true] - found.outlines.radii) < 0.02).mean() > 0.98
+    excluded = drain(find_exclusions(slide, both, stain=TRUE))
+    np.testing.assert_array_equal(excluded == Exclusion.SPECK, both.specks)
+
+
 def test_no_cells_are_no_error(generated):
     slide, truth, _ = generated
     none = drain(measure_cells(slide, truth.cells.select(np.zeros(len(truth.cells), bool))))
@@ -108,31 +136,29 @@ def slow_membranes(outlines, dab, weak):
     facing, arcs = outlines.neighbours, arcs_of(outlines.radii)
     met = facing != NOBODY
     beside = np.maximum(np.maximum(between, nuclei[:, None]), nuclei[facing] * met)
+    beside[_lines_in_brown(outlines, dab, 0.25)] = 0
     band = _band(outlines, dab, 0.25)
     stained = (band >= weak) & (band >= CONTRAST * beside)
-    own = (arcs * stained).sum(axis=1) / arcs.sum(axis=1)
-    theirs = own[facing] * met
-    explained = stained & (theirs > np.where(theirs >= WHOLE, WHOLE_OVER, OVER) * own[:, None])
-    for _ in range(TAIL):
-        beside_it = np.roll(explained, 1, axis=1) | np.roll(explained, -1, axis=1)
-        explained |= stained & beside_it
-    free = ~explained
-    free[(arcs * free).sum(axis=1) / arcs.sum(axis=1) < LEAST_FREE] = True
-    share = (arcs * (stained & free)).sum(axis=1) / (arcs * free).sum(axis=1)
-    picked = stained & free
+    own = own_shares(facing, arcs, stained, band)
+    share = (arcs * own * stained).sum(axis=1) / arcs.sum(axis=1)
+    picked = stained & (own >= OWN)
     picked[~picked.any(axis=1)] = True
-    return np.array([np.median(row[p]) for row, p in zip(band, picked, strict=True)]), share
+    levels = [np.quantile(row[p], USUAL) for row, p in zip(band, picked, strict=True)]
+    return np.array(levels), share
 
 
 @pytest.mark.parametrize("weak", [0.02, 0.12, 0.25])
-def test_what_is_kept_of_a_cell_is_enough_to_judge_it(generated, weak):
+def test_what_is_kept_of_a_cell_is_enough_to_judge_it(generated, weak, monkeypatch):
     slide, truth, _ = generated
     dab = TRUE.dab(slide.read(Region(0, 0, SIDE, SIDE), 0.25))
     outlines = draw_outlines(truth.cells.boxes, dab, mpp=0.25)
-    found = judge(read_bands(outlines, dab, mpp=0.25), Cutoffs(weak=weak))
     intensity, completeness = slow_membranes(outlines, dab, weak)
-    np.testing.assert_array_equal(found.intensity, intensity.astype(np.float32))
-    np.testing.assert_allclose(found.completeness, completeness, rtol=1e-6)
+    # Many blocks of cells and of sides, the last of each not full.
+    monkeypatch.setattr(membrane, "AT_ONCE", 100)
+    monkeypatch.setattr(ownership, "AT_ONCE", 300)
+    found = judge(read_bands(outlines, dab, mpp=0.25), Cutoffs(weak=weak))
+    np.testing.assert_allclose(found.intensity, intensity, rtol=1e-6)
+    np.testing.assert_allclose(found.completeness, completeness, atol=1e-6)
 
 
 def test_a_measured_cell_takes_less_than_eight_hundred_bytes(generated):
@@ -140,6 +166,6 @@ def test_a_measured_cell_takes_less_than_eight_hundred_bytes(generated):
     _, _, found = generated
     bands, outlines = found.bands, found.outlines
     assert outlines.radii is bands.radii
-    arrays = (bands.radii, bands.lines, bands.level, bands.faced, bands.cytoplasm)
+    arrays = (bands.radii, bands.lines, bands.level, bands.faced, bands.cytoplasm, found.specks)
     size = sum(a.nbytes for a in arrays) + outlines.centres.nbytes
     assert size / len(outlines) < 800

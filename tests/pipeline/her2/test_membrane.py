@@ -72,6 +72,19 @@ def test_brown_cytoplasm_is_no_membrane():
     assert membranes.completeness[0] > 0.9
 
 
+def test_a_membrane_between_brown_cells_is_read():
+    boxes, dab = ring(0.0)
+    brown = np.full_like(dab, 0.8)
+    _, membranes = measured(boxes, brown)
+    assert membranes.completeness[0] == 0
+    # It need not be a quarter darker where there is as much brown on either side.
+    _, membranes = measured(boxes, brown + ring(0.19)[1])
+    assert membranes.completeness[0] > 0.9
+    # The rim of brown cytoplasm, or of a brown nucleus beside pale cytoplasm, is none.
+    _, membranes = measured(boxes, ring(0.95, cytoplasm=0.8)[1])
+    assert membranes.completeness[0] < 0.15
+
+
 def test_a_brown_nucleus_is_no_membrane():
     _, membranes = measured(*ring(0.0, nucleus=1.0))
     assert membranes.completeness[0] < 0.15

@@ -1,4 +1,4 @@
-"""Why a cell is not counted: its membrane cannot be read, whatever its colour."""
+"""Why a cell is not counted: its membrane cannot be read, or it is no cell."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from enum import IntEnum
 
 
 class Exclusion(IntEnum):
-    """What makes the staining of a cell unreadable; `NONE` where nothing does."""
+    """What makes the staining of a cell unreadable, or no cell's; `NONE` where nothing does."""
 
     NONE = 0
     EDGE = 1
     FOLD = 2
     CRUSHED = 3
     PIGMENT = 4
+    SPECK = 5
 
     @property
     def words(self) -> str:
@@ -26,4 +27,5 @@ EXCLUSION_WORDS = {
     Exclusion.FOLD: "in a fold, where tissue lies double",
     Exclusion.CRUSHED: "crushed: nuclei smeared and dark",
     Exclusion.PIGMENT: "pigment that is not DAB",
+    Exclusion.SPECK: "no nucleus but a piece of stained membrane",
 }

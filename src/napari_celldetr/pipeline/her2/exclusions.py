@@ -1,4 +1,4 @@
-"""Cells that must not be counted: at the tissue's edge, folded, crushed, or under pigment.
+"""Cells that must not be counted: at the tissue's edge, folded, crushed, pigmented, or none at all.
 
 What a cell's surroundings look like is compared with those of the slide's own cells, so that a
 dark or pale slide is judged by its own measure.
@@ -65,7 +65,9 @@ def find_exclusions(
         The slide cannot be read, or its pixel size is not known.
     """
     around = yield from read_surroundings(slide, measured, stain=stain)
-    return judge_surroundings(around)
+    codes = judge_surroundings(around)
+    codes[measured.specks] = Exclusion.SPECK
+    return codes
 
 
 def judge_surroundings(around: Surroundings) -> NDArray[np.int8]:

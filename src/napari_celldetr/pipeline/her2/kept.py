@@ -34,12 +34,12 @@ from napari_celldetr.pipeline.her2.sparse_rows import SparseRows
 from napari_celldetr.pipeline.her2.tumour import Refusal
 from napari_celldetr.pipeline.ledger import code_version
 
-KIND, SCHEMA = "celldetr-her2-reading", 1
+KIND, SCHEMA = "celldetr-her2-reading", 2
 MAX_BYTES = 64 * 2**30
 ABOUT = "about"
 _CODE = (
-    "exclusions.py", "measure.py", "membrane.py", "outline.py", "slide_stain.py", "sparse_rows.py",
-    "tissue_sample.py",
+    "exclusions.py", "measure.py", "membrane.py", "outline.py", "ownership.json", "ownership.py",
+    "slide_stain.py", "sparse_rows.py", "specks.py", "tissue_sample.py",
 )  # fmt: skip
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -195,6 +195,7 @@ def _arrays(reading: Her2Reading) -> dict[str, NDArray[Any]]:
         "radii": bands.radii,
         "level": bands.level,
         "cytoplasm": bands.cytoplasm,
+        "specks": measured.specks,
         **{
             f"{name}_{part}": getattr(getattr(bands, name), part)
             for name in ("lines", "faced")
@@ -206,8 +207,9 @@ def _arrays(reading: Her2Reading) -> dict[str, NDArray[Any]]:
 def _kept(about: Mapping[str, Any], arrays: Arrays) -> KeptReading:
     n = len(arrays["boxes"])
     _check(arrays["radii"].shape == (n, RAYS) and arrays["centres"].shape == (n, 2), "outlines")
-    for name in ("level", "cytoplasm", "excluded"):
+    for name in ("level", "cytoplasm", "excluded", "specks"):
         _check(arrays[name].shape == (n,), name)
+    _check(arrays["specks"].dtype == np.bool_, "specks")
     lines = _sparse(arrays, "lines", n, lambda v: np.isfinite(v).all())
     known = range(NOBODY, n)
     faced = _sparse(
@@ -223,7 +225,8 @@ def _kept(about: Mapping[str, Any], arrays: Arrays) -> KeptReading:
     )
     radii = arrays["radii"]
     bands = Bands(radii, lines, arrays["level"], faced, arrays["cytoplasm"])
-    measured = Her2Cells(cells, Outlines(arrays["centres"], radii), bands, float(about["read_mpp"]))
+    drawn = Outlines(arrays["centres"], radii)
+    measured = Her2Cells(cells, drawn, bands, arrays["specks"], float(about["read_mpp"]))
     said, control, refused = about["stain"], about["control"], about["refused"]
     white = tuple(float(v) for v in said["white"])
     stain = SlideStain(

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 RAYS = 96
 """Directions; one every 0.4 µm along the outline of a cell 12 µm wide."""
@@ -105,7 +106,12 @@ def arcs_of(radii: Floats) -> Floats:
 
 
 def draw_outlines(
-    boxes: NDArray[Any], dab: Floats, *, mpp: float, growth: Growth | None = None
+    boxes: NDArray[Any],
+    dab: Floats,
+    *,
+    mpp: float,
+    growth: Growth | None = None,
+    ignored: Bools | None = None,
 ) -> DrawnOutlines:
     """Outlines of the cells whose nuclei are in `boxes`.
 
@@ -118,12 +124,14 @@ def draw_outlines(
     mpp : float
         µm per px of `dab`.
     growth : Growth, optional
+    ignored : (N,) bool, optional
+        Cells that are no neighbours to others.
     """
     growth = growth or Growth()
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     centres = np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2, np.float32)
-    nuclear = _ellipse_radii(boxes)
-    limit, neighbours = _half_way(centres, nuclear, reach=2 * growth.most_um / mpp)
+    nuclear = ellipse_radii(boxes)
+    limit, neighbours = _half_way(centres, nuclear, ignored, reach=2 * growth.most_um / mpp)
     usual = nuclear + np.float32(growth.usual_um / mpp)
     expected = np.minimum(usual, np.maximum(limit, 0.5 * nuclear))
     neighbours = np.where(limit < nuclear + growth.most_um / mpp, neighbours, NOBODY)
@@ -131,13 +139,16 @@ def draw_outlines(
     return DrawnOutlines(centres, radii, nuclear, neighbours)
 
 
-def _ellipse_radii(boxes: Floats) -> Floats:
+def ellipse_radii(boxes: Floats) -> Floats:
+    """Radii (N, RAYS) of the ellipses in boxes (N, 4)."""
     half = np.maximum((boxes[:, 2:] - boxes[:, :2]) / 2, 0.5)
     a, b = half[:, :1], half[:, 1:]
     return np.asarray(a * b / np.hypot(b * _COS, a * _SIN), np.float32)
 
 
-def _half_way(centres: Floats, nuclear: Floats, *, reach: float) -> tuple[Floats, Ints]:
+def _half_way(
+    centres: Floats, nuclear: Floats, ignored: Bools | None, *, reach: float
+) -> tuple[Floats, Ints]:
     """Radius (N, RAYS) at which each ray meets the nearest neighbour, and which; inf if none."""
     n = len(centres)
     limit = np.full((n, RAYS), np.inf, np.float32)
@@ -146,7 +157,8 @@ def _half_way(centres: Floats, nuclear: Floats, *, reach: float) -> tuple[Floats
         return limit, who
     widest = 2 * float(np.quantile(nuclear.max(axis=1), 0.99))
     pairs = cKDTree(centres).query_pairs(reach + widest, output_type="ndarray")
-    own, other = np.concatenate([pairs, pairs[:, ::-1]]).T
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    own, other = (both if ignored is None else both[~ignored[both[:, 1]]]).T
     between = centres[other] - centres[own]
     distance = np.maximum(np.hypot(between[:, 0], between[:, 1]), 1e-3).astype(np.float32)
     bearing = np.arctan2(between[:, 1], between[:, 0])

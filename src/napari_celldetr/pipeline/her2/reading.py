@@ -36,7 +36,7 @@ class Her2Reading:
         return len(self.excluded)
 
     def judged(self, cutoffs: Cutoffs | None = None) -> JudgedCells:
-        """What each cell is with these cut-offs; about 3 µs a cell."""
+        """What each cell is with these cut-offs; about 5 to 10 µs a cell."""
         cut = cutoffs or Cutoffs()
         return self.judged_by(self.measured.membranes(cut), cut, self.areas_um2())
 

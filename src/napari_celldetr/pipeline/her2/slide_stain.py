@@ -79,6 +79,12 @@ class SlideStain:
     gain: float = 1.0
     notes: tuple[str, ...] = ()
 
+    def amounts(self, rgb: Rgb) -> Floats:
+        """Haematoxylin and DAB (…, 2) of colours (…, 3), gain applied to DAB."""
+        both = unmix(rgb, self.vectors, self.white)[..., :2]
+        both[..., 1] *= np.float32(self.gain)
+        return both
+
     def dab(self, rgb: Rgb) -> Floats:
         """DAB optical density (…) of colours (…, 3), gain applied."""
         return np.asarray(dab_od(rgb, self.white, self.vectors) * np.float32(self.gain), np.float32)

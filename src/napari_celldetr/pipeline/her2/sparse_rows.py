@@ -38,6 +38,13 @@ class SparseRows:
         return cls(np.packbits(filled, axis=1), dense[filled], _starts(filled), dense.shape[1])
 
     @classmethod
+    def of_runs(cls, dense: NDArray[Any]) -> Self:
+        """Rows (N, columns) as the places where they change; a row's first place counts as one."""
+        change = dense != np.roll(dense, 1, axis=1)
+        change[:, 0] = True
+        return cls.of(dense, change)
+
+    @classmethod
     def assembled(cls, parts: Iterable[tuple[NDArray[np.int64], SparseRows]], rows: int) -> Self:
         """`rows` rows out of parts, each with the numbers of its rows; there is at least one."""
         known = list(parts)
