@@ -147,7 +147,7 @@ def test_the_generated_her2_slide_comes_with_its_tumour():
 
 def test_the_generated_pair_is_made_once_and_opens_as_two_slides(tmp_path, monkeypatch):
     from napari_celldetr.gui import contributions
-    from napari_celldetr.gui.align_words import turn_words
+    from napari_celldetr.pipeline.transform_words import turn_words
     from napari_celldetr.slides.synthetic_pair import PairSettings, make_pair
 
     monkeypatch.setenv("CELLDETR_CACHE", str(tmp_path / "cache"))
