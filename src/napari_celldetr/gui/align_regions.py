@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from napari.layers import Shapes
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject
@@ -133,7 +134,7 @@ def _reading(view: AlignView, source: Any, *, inverse: bool) -> Reading:
     known = side_of(source, view)
     if known is not None:
         _refuse_way(source, known, side)
-        return Frame.of_layer(view.he if known == "he" else view.ihc).from_world
+        return view.ihc_at if known == "ihc" else _he_at(view)
     fits = view.look in ((Look.PLAIN, Look.HE) if not inverse else (Look.PLAIN, Look.BLEND))
     overlaid = inverse and view.look in (Look.SWIPE, Look.CHECKER)
 
@@ -146,6 +147,12 @@ def _reading(view: AlignView, source: Any, *, inverse: bool) -> Reading:
         return view.ihc_at(world) if inverse else view.he_at(world)
 
     return read
+
+
+def _he_at(view: AlignView) -> Reading:
+    """Where regions are that were drawn on the H&E as scanned, whatever is shown now."""
+    frame = Frame.of_layer(view.he)
+    return lambda world: np.asarray(frame.from_world(world), np.float64)
 
 
 def _refuse_way(source: Any, known: str, side: str) -> None:

@@ -29,7 +29,7 @@ STEPS = {
 }
 EMPTY_TEXT = (
     "Two slides are needed: an H&E and an IHC of the same block. Drag their files into the window, "
-    "or try File › Open Sample › CellDETR › H&E and IHC sections to align."
+    "or try File › Open Sample › CellDETR › H&E and IHC sections, for aligning only."
 )
 LANDMARK_HELP = (
     "What to do: check that both slides are of one block. If they are, press Set landmarks under "
