@@ -5,7 +5,8 @@
 
 SLIDE is any slide the viewer opens (the README's are of OpenSlide's CMU-1-Small-Region.svs, CC0).
 With `align` in place of SLIDE: the pictures of *Align slides*, on generated sections.
-With `her2`: those of *HER2*, on a generated slide.
+With `her2`: those of *HER2*, on a generated slide. With `embedding`: those of *Embedding*, a
+sequence from a lasso to a lesson and back, on a generated slide.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from typing import Any
 
 import napari
 import numpy as np
+from napari.layers import Layer
 from PIL import Image
 from qtpy.QtWidgets import QApplication
 
+from napari_celldetr.core.annotations import Status
+from napari_celldetr.core.edits import confirm
 from napari_celldetr.gui.align_dock import AlignDock
 from napari_celldetr.gui.align_places import Look
-from napari_celldetr.gui.contributions import sample_her2, sample_pair
+from napari_celldetr.gui.contributions import sample_he, sample_her2, sample_pair
 from napari_celldetr.gui.detect_dock import DetectDock
+from napari_celldetr.gui.embedding_dock import EmbeddingDock
 from napari_celldetr.gui.her2_body import WHOLE
 from napari_celldetr.gui.her2_dock import Her2Dock
 from napari_celldetr.gui.her2_layers import Show
@@ -245,9 +250,68 @@ def point_at(dock: AlignDock, world: Any) -> None:
     settle(0.2)
 
 
+def embedding(folder: str = "docs/images") -> None:
+    """From a lasso to a lesson, what it changed, and back."""
+    os.environ["CELLDETR_PROJECT"] = tempfile.mkdtemp()
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(WIDTH, HEIGHT)
+    for data in sample_he():
+        viewer.add_layer(Layer.create(*data))
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    finder = DetectDock(viewer)
+    viewer.window.add_dock_widget(finder, name="Detect cells")
+    settle(1.0)
+    finder.choose_where("whole")
+    finder.run()
+    wait_for(finder, lambda: False)
+    dock = EmbeddingDock(viewer)
+    viewer.window.add_dock_widget(dock, name="Embedding")
+    until(lambda: dock.plot.placed is not None)
+    plot, session = dock.plot, dock.session
+    assert session is not None
+    assert plot.placed is not None
+    keep = np.array(list(session.colors))
+    stromal = session.cells.class_ids == session.cells.class_names.index("stromal")
+    middle = np.median(plot.placed.points[plot.placed.places(np.flatnonzero(stromal))], axis=0)
+    x0, y0, x1, y1 = plot.canvas.bounds
+    turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    ring = middle + np.stack((np.cos(turn) * (x1 - x0), np.sin(turn) * (y1 - y0)), 1) * 0.1
+    plot.canvas.enclosed.emit(ring, False)
+    until(lambda: len(dock.similar.gallery.thumbnails) > 5)
+    save(viewer, path / "embedding-lasso.png", keep)
+    session.select(session.selected[:40])
+    dock.similar.give_class("fibroblast")
+    others = np.flatnonzero(session.cells.kept & (session.cells.status == Status.CLAIMED))
+    session.edit(confirm(session.cells, others[:: max(len(others) // 80, 1)]))
+    session.select(np.zeros(0, np.int64))
+    keep = np.array(list(session.colors))
+    dock.tabs.setCurrentWidget(dock.teach)
+    dock.teach.learn()
+    until(lambda: not dock.teach.runner.running)
+    save(viewer, path / "embedding-taught.png", keep)
+    dock.teach.use("")
+    until(lambda: not dock.teach.runner.running)
+    save(viewer, path / "embedding-back.png", keep)
+    dock.tabs.setCurrentWidget(dock.next)
+    dock.next.start()
+    until(lambda: dock.next.row is not None)
+    save(viewer, path / "embedding-next.png", keep)
+    viewer.close()
+
+
+def until(done: Any) -> None:
+    """Let the viewer work until something is so."""
+    latest = time.monotonic() + LONGEST_RUN_S
+    while not done() and time.monotonic() < latest:
+        settle(0.1)
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["align"]:
         align(*sys.argv[2:])
+    elif sys.argv[1:2] == ["embedding"]:
+        embedding(*sys.argv[2:])
     elif sys.argv[1:2] == ["her2"]:
         her2(*sys.argv[2:])
     else:

@@ -16,10 +16,15 @@ SAYS = {
     "embeddings": ("numbers each, in cells.parquet", "most like the first cell:"),
     "own_model": ("blobs;", "cells were drawn"),
     "read_a_region": ("(150, 200, 3)", "tissue in it:"),
+    "teach_a_head": ("kept aside", "changed class", "as before: True"),
 }
 """What each prints; a new example needs a line here."""
 
-NEEDS_MODEL = {"detect_to_table": "celldetr-he", "embeddings": "celldetr-he"}
+NEEDS_MODEL = {
+    "detect_to_table": "celldetr-he",
+    "embeddings": "celldetr-he",
+    "teach_a_head": "celldetr-he",
+}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)

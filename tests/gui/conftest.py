@@ -141,6 +141,45 @@ def two_cells():
 
 
 @pytest.fixture
+def make_her2(make_napari_viewer_proxy, qtbot):
+    """A viewer with a layer and the HER2 dock."""
+    from napari_celldetr.gui.her2_dock import Her2Dock
+
+    def make(layer=None, *, models=None):
+        viewer = make_napari_viewer_proxy()
+        if layer is not None:
+            viewer.add_layer(layer)
+        dock = Her2Dock(viewer, models=models or FakeModels())
+        viewer.window.add_dock_widget(dock, name="HER2")
+        if layer is not None:
+            qtbot.waitUntil(lambda: dock.session.state != "opening", timeout=10_000)
+        return viewer, dock
+
+    yield make
+    gc.collect()
+
+
+@pytest.fixture
+def her2_layer():
+    """The generated HER2 slide as a layer."""
+    from her2_docks import new_layer
+
+    return new_layer()
+
+
+@pytest.fixture
+def her2_measured(make_her2, her2_layer):
+    """A viewer whose slide's nuclei are known and measured."""
+    from her2_docks import hold_nuclei
+    from her2_fakes import her2_state
+
+    viewer, dock = make_her2(her2_layer)
+    hold_nuclei(dock)
+    dock.take(her2_state())
+    return viewer, dock
+
+
+@pytest.fixture
 def open_pair(make_napari_viewer_proxy, qtbot):
     """A dock in a real viewer: ``open_pair(he, ihc, mpp=(…)) -> (viewer, dock)``."""
     from aligned_pair import HE_MPP, IHC_MPP

@@ -1,6 +1,5 @@
 """The HER2 dock in a real viewer: measure, say what is tumour, look around, report."""
 
-import gc
 import json
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -9,7 +8,8 @@ import numpy as np
 import pytest
 from aligned_pair import known_transform
 from fakes import FakePredictor, cell_field, fake_card
-from her2_fakes import SIZE, her2_slide, her2_state, nuclei
+from her2_docks import LEFT, draw, hold_nuclei, measure, new_layer
+from her2_fakes import SIZE, her2_slide, nuclei
 from napari.layers import Shapes
 from viewer_fakes import FakeModels, slide_image
 
@@ -20,81 +20,26 @@ from napari_celldetr.core.regions import Region
 from napari_celldetr.gui import her2_judging
 from napari_celldetr.gui.carry import ALIGNMENT_KEY, CARRIED_KEY, SOURCE_KEY
 from napari_celldetr.gui.her2_cutoffs import in_order
-from napari_celldetr.gui.her2_dock import EMPTY_TEXT, Her2Dock
+from napari_celldetr.gui.her2_dock import EMPTY_TEXT
 from napari_celldetr.gui.her2_layers import Show
 from napari_celldetr.gui.her2_network import NetworkMap
 from napari_celldetr.gui.her2_readout import BUSY_TEXT
 from napari_celldetr.gui.her2_state import NOT_COUNTED
 from napari_celldetr.gui.her2_tumour import ALL_KEY, LAYER_KEY, NOTHING_KEY, areas_of
 from napari_celldetr.gui.her2_where import TUMOUR_LAYER
-from napari_celldetr.gui.layers import Frame, point_data, slide_layer
+from napari_celldetr.gui.layers import Frame, point_data
 from napari_celldetr.gui.overlay import camera_of
-from napari_celldetr.gui.prepared import prepare
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.pipeline.her2.replay import replay
 from napari_celldetr.pipeline.her2.seal import read_report
 from napari_celldetr.pipeline.her2.tumour import NETWORK, alignment_of
 from napari_celldetr.slides.readers import open_slide
 
-LEFT = np.array([[0, 0], [800, 0], [800, 1200], [0, 1200]], np.float32)
-
 
 @pytest.fixture
-def make_her2(make_napari_viewer_proxy, qtbot):
-    """A viewer with a layer and the dock."""
-
-    def make(layer=None, *, models=None):
-        viewer = make_napari_viewer_proxy()
-        if layer is not None:
-            viewer.add_layer(layer)
-        dock = Her2Dock(viewer, models=models or FakeModels())
-        viewer.window.add_dock_widget(dock, name="HER2")
-        if layer is not None:
-            qtbot.waitUntil(lambda: dock.session.state != "opening", timeout=10_000)
-        return viewer, dock
-
-    yield make
-    gc.collect()
-
-
-def new_layer():
-    """The generated slide as a layer."""
-    from napari.layers import Layer
-
-    return Layer.create(*slide_layer(open_slide(her2_slide()[0], probe=False)))
-
-
-@pytest.fixture
-def her2_layer():
-    """The generated slide as a layer."""
-    return new_layer()
-
-
-@pytest.fixture
-def measured(make_her2, her2_layer):
+def measured(her2_measured):
     """A viewer whose slide's nuclei are known and measured."""
-    viewer, dock = make_her2(her2_layer)
-    hold_nuclei(dock)
-    dock.take(her2_state())
-    return viewer, dock
-
-
-def hold_nuclei(dock, table=None):
-    session = dock.session
-    session.start_over(("negative", "positive"), ((0, 0, 255), (255, 0, 0)), 0.5)
-    session.take(prepare(nuclei() if table is None else table, session.size, mpp=0.25))
-
-
-def measure(dock, qtbot):
-    dock.run()
-    qtbot.waitUntil(lambda: not dock.runs.running, timeout=30_000)
-
-
-def draw(viewer, dock, corners=LEFT, name="left"):
-    options = Frame.of_mpp((0.25, 0.25)).layer_options()
-    layer = Shapes([point_data(corners)], shape_type="polygon", name=name, **options)
-    viewer.add_layer(layer)
-    dock.where.choose(LAYER_KEY + name)
+    return her2_measured
 
 
 def carry(viewer, dock):

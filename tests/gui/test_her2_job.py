@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from her2_fakes import her2_reading, her2_slide, nuclei
 
-from napari_celldetr.core.annotations import CorrectedCells, Status
+from napari_celldetr.core.annotations import Area, CorrectedCells, Status
 from napari_celldetr.core.errors import SlideError
 from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.core.progress import drain
@@ -21,8 +21,12 @@ from napari_celldetr.gui.her2_job import (
 from napari_celldetr.gui.her2_nuclei import search_for
 from napari_celldetr.gui.her2_words import error_words
 from napari_celldetr.gui.sources import ArraySlide, FileSource
+from napari_celldetr.pipeline.her2.caveats import stain_doubts
 from napari_celldetr.pipeline.her2.result import Control
+from napari_celldetr.pipeline.her2.score import score_her2
 from napari_celldetr.pipeline.her2.tumour import ASSUMED, Tumour
+from napari_celldetr.pipeline.her2.tumour_request import TumourRequest, require_stains
+from napari_celldetr.pipeline.her2.zones import Zone
 from napari_celldetr.slides.readers import open_slide
 from napari_celldetr.slides.synthetic import make_he_slide
 
@@ -140,3 +144,45 @@ def test_nuclei_are_looked_for_where_nobody_looked():
     assert search_for(Session(True, own, 0.0), region, models) is None
     # Another model's cells, or a person's, are used as they are.
     assert search_for(Session(True, "other", 1.0), region, models) is None
+
+
+def without_size(slide):
+    """A slide's pixels, of unknown size."""
+    return Pixels(slide.read(Region(0, 0, *slide.size)), None)
+
+
+def test_coverage_is_what_the_command_line_gives():
+    with open_slide(her2_slide()[0], probe=False) as slide:
+        source = without_size(slide)
+    for tumour in (TumourRequest(assumed=True), TumourRequest((square(300, 900),))):
+        with source.open() as slide:
+            told = drain(score_her2(slide, tumour=tumour))
+        found = drain(coverage_job(source, told.tumour, Cutoffs())).covered
+        assert found.coverage == told.coverage
+        assert found.coverage.pixels > 1000
+        assert found.kinds == told.kinds
+
+
+def square(low, high):
+    return Zone(Area(((low, low), (high, low), (high, high), (low, high)), "region", "t"))
+
+
+def test_another_stain_is_not_covered_either(tmp_path):
+    make_he_slide(tmp_path / "he.ome.tif", size=(1024, 1024), seed=3)
+    with open_slide(tmp_path / "he.ome.tif", probe=False) as slide:
+        source = without_size(slide)
+    with pytest.raises(SlideError, match="another stain"):
+        drain(coverage_job(source, Tumour(ASSUMED), Cutoffs()))
+
+
+def test_what_cannot_be_told_of_the_stain_is_kept_with_the_cells():
+    """On hardly stained tissue neither stain is seen."""
+    kept = []
+    with open_slide(her2_slide()[0], probe=False) as slide:
+        pixels = slide.read(Region(0, 0, *slide.size)).astype(float)
+    pale = Pixels((255 - (255 - pixels) * 0.05).astype(np.uint8), (0.25, 0.25))
+    found = drain(measure_job(request(pale, keep=kept.append)))
+    with pale.open() as slide:
+        told = stain_doubts(require_stains(slide))
+    assert len(told) == 1
+    assert found.state.notes == kept[0].notes == told

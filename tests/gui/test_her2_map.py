@@ -52,6 +52,17 @@ def test_other_colours_render_nothing_anew(cell_map, monkeypatch):
     assert np.array_equal(after, np.where(before == 1, 4, before))
 
 
+def test_the_coarsest_level_is_one_array_that_follows(cell_map):
+    """A viewer may take it once."""
+    taken = np.asarray(cell_map.levels()[-1])
+    assert taken is np.asarray(cell_map.levels()[-1])
+    before = taken.copy()
+    cell_map.values = np.where(cell_map.values == 1, 4, cell_map.values).astype(np.uint8)
+    assert np.array_equal(taken, np.where(before == 1, 4, before))
+    assert (taken != before).any()
+    assert np.array(cell_map.levels()[-1], copy=True) is not taken
+
+
 def test_a_slide_without_cells_is_empty():
     outlines = her2_reading().measured.outlines
     none = type(outlines)(*(getattr(outlines, n)[:0] for n in outlines.__dataclass_fields__))

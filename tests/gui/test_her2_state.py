@@ -8,7 +8,7 @@ import pytest
 from her2_fakes import SIZE, her2_reading, her2_state, many_times
 
 from napari_celldetr.core.annotations import Area
-from napari_celldetr.core.her2 import SCORES, Cutoffs, Exclusion, Pattern, assess
+from napari_celldetr.core.her2 import SCORES, Cutoffs, Exclusion, Margin, Pattern, assess
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.her2_state import NOT_COUNTED, NOT_DRAWN, Her2State
 from napari_celldetr.gui.her2_words import (
@@ -17,6 +17,7 @@ from napari_celldetr.gui.her2_words import (
     cell_words,
     doubts_of,
     excluded_words,
+    margin_words,
     reason_of,
     scope_words,
     title_of,
@@ -62,7 +63,7 @@ def test_without_tumour_there_are_figures_but_no_score(state):
     found = state.of_slide()
     assert found.n_cells == len(state)
     assert title_of(found) == NO_SCORE
-    assert "ay below where the invasive tumour is" in reason_of(found)
+    assert "ay above where the invasive tumour is" in reason_of(found)
     assert doubts_of(found) == []
 
 
@@ -167,3 +168,12 @@ def test_ten_thousand_cells_are_judged_anew_within_a_debounce():
     state.of_view(Region(0, 0, *SIZE))
     # Forty milliseconds of the processor on two usual cores.
     assert time.thread_time() - start < 0.25
+
+
+def test_how_near_another_score_is_names_the_cells_that_decide():
+    lower = margin_words(Margin("1+", 166, Pattern.NONE))
+    assert lower == "If the 166 most strongly stained cells were unstained, it would be 1+."
+    one = margin_words(Margin("0", 1, Pattern.NONE))
+    assert one == "If the most strongly stained cell was unstained, it would be 0."
+    higher = margin_words(Margin("3+", 10, Pattern.COMPLETE_INTENSE))
+    assert higher == "With 10 more cells of complete, intense staining it would be 3+."

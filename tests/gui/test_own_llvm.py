@@ -32,7 +32,10 @@ def test_triton_is_imported_and_the_flags_are_put_back():
 
 def test_whatever_loads_a_network_in_the_viewer_keeps_the_llvms_apart():
     """A process that draws dies where torch is imported without it; by chance, not every time."""
-    loads = re.compile(r"\b(load_(model|patch_predictor|pixel_predictor)|installed_networks)\(")
+    loads = re.compile(
+        r"\b(load_(model|patch_predictor|pixel_predictor)|installed_networks|share_lesson|finetune)"
+        r"\("
+    )
     files = Path(gui.__file__).parent.glob("*.py")
     loading = {f.name: f.read_text() for f in files if loads.search(f.read_text())}
     assert {"detect_job.py", "her2_network.py", "her2_report.py", "tumour_job.py"} <= set(loading)

@@ -15,7 +15,6 @@ from project_child import table
 
 from napari_celldetr.core.errors import AnnotationError
 from napari_celldetr.core.regions import Region
-from napari_celldetr.pipeline import project as module
 from napari_celldetr.pipeline import project_record
 from napari_celldetr.pipeline.journal import Journal
 from napari_celldetr.pipeline.journal_errors import DamagedJournalError
@@ -49,9 +48,9 @@ def test_the_default_lies_among_the_users_data(monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     monkeypatch.setenv("LOCALAPPDATA", "/local")
     for system, base in (("linux", "/data"), ("win32", "/local")):
-        monkeypatch.setattr(module.sys, "platform", system)
+        monkeypatch.setattr(sys, "platform", system)
         assert default_folder() == Path(base, "napari-celldetr", "projects", "default")
-    monkeypatch.setattr(module.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert default_folder().parts[-5:-3] == ("Library", "Application Support")
     monkeypatch.setenv("CELLDETR_PROJECT", "/mine")
     assert default_folder() == Path("/mine")

@@ -27,6 +27,7 @@ COMMANDS = {
     "her2": "score a HER2 IHC slide of breast cancer, with a report",
     "replay": "compute a HER2 report again and compare every figure",
     "train": "train or fine-tune a model",
+    "finetune": "teach a model what people corrected on a slide",
     "pretrain": "pretrain a network on images without labels",
     "join": "give a model a coarser one that has a say in the classes",
     "ablate": "measure what each part of the network is worth",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,16 +14,25 @@ from napari_celldetr.core.config import Setting, describe, from_mapping
 C = TypeVar("C")
 
 
-def add_config_flags(parser: argparse.ArgumentParser, config: type, *, prefix: str = "") -> None:
+def add_config_flags(
+    parser: argparse.ArgumentParser,
+    config: type,
+    *,
+    prefix: str = "",
+    skip: Collection[str] = (),
+) -> None:
     """One flag per setting: ``tile_px`` becomes ``--tile-px``, a switch that is on gets ``--no-``.
 
-    `prefix` stands before the names, where a command has several configs. Settings without a
+    `prefix` stands before the names, where a command has several configs; settings to `skip` get
+    no flag. Settings without a
     default become required flags; advanced ones stand in a group of their own. Bounds are checked
     while parsing, so that a bad value is a usage error.
     """
     advanced = parser.add_argument_group("advanced settings")
     required = _without_default(config)
     for setting in describe(config):
+        if setting.name in skip:
+            continue
         group: Any = advanced if setting.info.advanced else parser
         group.add_argument(
             "--" + (prefix + setting.name).replace("_", "-"),
@@ -35,9 +44,12 @@ def add_config_flags(parser: argparse.ArgumentParser, config: type, *, prefix: s
         )
 
 
-def config_from(args: argparse.Namespace, config: type[C], *, prefix: str = "") -> C:
+def config_from(
+    args: argparse.Namespace, config: type[C], *, prefix: str = "", skip: Collection[str] = ()
+) -> C:
     """The config that the flags ask for; what was not given keeps its default."""
-    given = {s.name: getattr(args, prefix + s.name) for s in describe(config)}
+    names = [s.name for s in describe(config) if s.name not in skip]
+    given = {name: getattr(args, prefix + name) for name in names}
     # argparse collects several values in a list; a frozen config holds a tuple.
     given = {k: tuple(_flat(v)) if isinstance(v, list) else v for k, v in given.items()}
     return from_mapping(config, {k: v for k, v in given.items() if v is not None})

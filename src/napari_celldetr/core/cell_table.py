@@ -34,10 +34,9 @@ from napari_celldetr.core.detections import (
     class_counts,
 )
 from napari_celldetr.core.grid_index import inside
+from napari_celldetr.core.predictor import PROBABILITY
 from napari_celldetr.core.regions import Region
-
-OF_CLASS = "class_probability"
-"""The measurement that says how sure the model was of the class that it claimed."""
+from napari_celldetr.core.taught import OF_CLASS, Teacher
 
 
 class CellTable:
@@ -66,6 +65,7 @@ class CellTable:
         self._own: dict[Key, int] = {}
         self._own_keys: dict[int, Key] = {}
         self._covers: dict[Key, int] = {}
+        self._teacher: Teacher | None = None
 
     # What there is ----------------------------------------------------------------------
 
@@ -199,6 +199,57 @@ class CellTable:
         self._judge(where)
         if len(table):
             self._blocks.append(Block.of(where.start, claims))
+            if self._teacher is not None:
+                self._rows.class_ids[where] = self._classes_of(claims)
+
+    # Lessons ----------------------------------------------------------------------------
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The lesson that gives claims their classes; None for the model itself."""
+        return self._teacher
+
+    @property
+    def claims(self) -> tuple[Claims, ...]:
+        """What the claims came in. A job may let each be `taught_by` a lesson beforehand."""
+        return tuple(block.claims for block in self._blocks)
+
+    def teach(self, teacher: Teacher | None) -> Rows:
+        """Let a lesson give every claim its class, or none; returns the rows (M,) that changed.
+
+        What people said stays, and so do boxes, scores, keys and what is kept. Claims that come
+        later get the lesson as well. The model's own classes stay with the claims: without a
+        lesson the table is again what it was. Raises `DataError`, with nothing changed, when the
+        lesson is of another model.
+        """
+        before = self.class_ids.copy()
+        # All are taught before any is written: a lesson that does not fit leaves no half of it.
+        for claims in self.claims:
+            claims.taught_by(teacher)
+        self._teacher = teacher
+        now = self._rows
+        for block in self._blocks:
+            mine = slice(block.start, block.stop)
+            theirs = _FROM_CLAIMS[now.status[mine]]
+            now.class_ids[mine][theirs] = self._classes_of(block.claims)[theirs]
+        return np.flatnonzero(self.class_ids != before)
+
+    def model_classes(self, rows: Rows) -> NDArray[np.int16]:
+        """What the model itself claims for rows (M,), whatever was taught or said since.
+
+        -1 for cells that it never claimed.
+        """
+        classes = np.full(len(rows), UNKNOWN, np.int16)
+        for mine, local, table in self.claims_behind(rows):
+            ids = _lookup(self.annotations.translate(table.class_names))
+            classes[mine] = ids[table.class_ids[local]]
+        return classes
+
+    def _classes_of(self, claims: Claims) -> NDArray[np.int16]:
+        """Class ids of claims as things stand: the lesson's, or the model's own."""
+        taught = claims.taught_by(self._teacher)
+        told = claims.table if taught is None else taught
+        return _lookup(self.annotations.translate(told.class_names))[told.class_ids]
 
     # Edits ------------------------------------------------------------------------------
 
@@ -256,6 +307,13 @@ class CellTable:
             rows[open_[found >= 0]] = found[found >= 0] + block.start
         return rows
 
+    def claim_rows(self, keys: Sequence[Key]) -> Rows:
+        """Row (N,) of the claim that each key is, or stands for in this run; -1 where none is."""
+        rows = self.rows_of(keys)
+        for i in np.flatnonzero(np.isin(rows, list(self._own_keys))).tolist():
+            rows[i] = self._covers.get(keys[i], -1)
+        return rows
+
     def _restate(self, keys: Sequence[Key]) -> Rows:
         """Make the rows of `keys` say what the annotations say."""
         if not keys:
@@ -299,11 +357,12 @@ class CellTable:
         now.status[rows] = Status.ABSENT
         for block in self._blocks:
             mine = rows[(rows >= block.start) & (rows < block.stop)]
+            if not len(mine):
+                continue
             table, local = block.claims.table, mine - block.start
-            ids = self.annotations.translate(table.class_names)
             now.boxes[mine] = table.boxes[local]
             now.scores[mine] = table.scores[local]
-            now.class_ids[mine] = _lookup(ids)[table.class_ids[local]]
+            now.class_ids[mine] = self._classes_of(block.claims)[local]
             now.status[mine] = Status.CLAIMED
         hidden = np.array(list(self._covers.values()), np.int64)
         now.status[rows[np.isin(rows, hidden)]] = Status.COVERED
@@ -380,7 +439,9 @@ class CellTable:
         """Some rows as a table, in that order, with the measurements and embeddings of claims.
 
         A person's own cells have NaN there, and so do measurements of a cell that was moved, and
-        the model's certainty of a class that was changed.
+        the model's certainty of a class that was changed. After a lesson the certainty is the
+        lesson's. The model's probabilities of all classes stay with the claims: they are what
+        lessons start from, and after one they would contradict the class.
         """
         now = self._rows
         columns, vectors = self._measured(rows)
@@ -398,7 +459,8 @@ class CellTable:
         """Names of the measurements that all claims have."""
         tables = [b.claims.table for b in self._blocks]
         shared = tables[0].columns if tables else ()
-        return tuple(n for n in shared if all(n in t.columns for t in tables))
+        own = (n for n in shared if not n.startswith(PROBABILITY))
+        return tuple(n for n in own if all(n in t.columns for t in tables))
 
     def measured_column(self, name: str, rows: Rows) -> NDArray[Any]:
         """One measurement of some rows, see `select`."""
@@ -410,7 +472,7 @@ class CellTable:
         sizes = {None if t.embeddings is None else t.embeddings.shape[1] for t in tables}
         if len(sizes) == 1 and (size := sizes.pop()) is not None:
             vectors = np.full((len(rows), size), np.nan, np.float16)
-            for mine, local, table in self._shared_rows(rows):
+            for mine, local, table in self.claims_behind(rows):
                 assert table.embeddings is not None
                 vectors[mine] = table.embeddings[local]
         return self._columns_of(rows, self.measured()), vectors
@@ -421,14 +483,19 @@ class CellTable:
         status = self._rows.status[rows]
         still = status != Status.MOVED
         still_of_class = still & (status != Status.RECLASSED)
-        for mine, local, table in self._shared_rows(rows):
+        for block in self._blocks:
+            mine = np.flatnonzero((rows >= block.start) & (rows < block.stop))
+            local, measured = rows[mine] - block.start, dict(block.claims.table.columns)
+            taught = block.claims.taught_by(self._teacher)
+            if taught is not None:
+                measured[OF_CLASS] = taught.probability
             for name, column in columns.items():
                 holds = (still_of_class if name == OF_CLASS else still)[mine]
-                column[mine[holds]] = table.columns[name][local[holds]]
+                column[mine[holds]] = measured[name][local[holds]]
         return columns
 
-    def _shared_rows(self, rows: Rows) -> Iterator[tuple[Rows, Rows, Detections]]:
-        """Per block: which of `rows` are its claims, which of its rows these are, its table."""
+    def claims_behind(self, rows: Rows) -> Iterator[tuple[Rows, Rows, Detections]]:
+        """Per table of claims: which of `rows` are its claims, and which of its rows these are."""
         for block in self._blocks:
             mine = np.flatnonzero((rows >= block.start) & (rows < block.stop))
             yield mine, rows[mine] - block.start, block.claims.table
@@ -443,6 +510,7 @@ class CellTable:
         other._loose, other._loose_rows = self._loose.copy(), self._loose_rows
         other._own, other._own_keys = self._own.copy(), self._own_keys.copy()
         other._covers = self._covers.copy()
+        other._teacher = self._teacher
         return other
 
     def corrected(self) -> CorrectedCells:
@@ -461,6 +529,10 @@ class CellTable:
 
     def _authors(self) -> Iterator[str]:
         yield from {said.author for said in self.annotations.cells.values()}
+
+
+_FROM_CLAIMS = np.isin(np.arange(len(Status)), (Status.CLAIMED, Status.COVERED, Status.REPLACED))
+"""By status: whether a row says what the model claims, shown or not."""
 
 
 def _lookup(ids: Mapping[int, int]) -> NDArray[np.int16]:

@@ -12,12 +12,17 @@ from napari_celldetr.core.annotations import Status
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.grid_index import GridIndex
 from napari_celldetr.core.regions import Region
+from napari_celldetr.core.taught import Taught, Teacher
 
 MakeKeys = Callable[[Detections], NDArray[np.uint64]]
 Rows = NDArray[np.int64]
 
 FEW = 2_000
 """Fewer claims than this are compared one by one: an index would not pay."""
+
+
+LESSONS = 3
+"""One that holds, and what it is compared with."""
 
 
 @dataclass(eq=False)
@@ -78,6 +83,7 @@ class Claims:
     first_halves: NDArray[np.uint64] | None = None
     columns: Columns | None = None
     span: tuple[tuple[float, float], tuple[float, float]] | None = None
+    lessons: tuple[tuple[Teacher, Taught], ...] = ()
 
     @classmethod
     def prepared(cls, table: Detections, make_keys: MakeKeys) -> Claims:
@@ -96,6 +102,21 @@ class Claims:
             self.span = (x0, y0), (x1, y1)
         assert self.span is not None or not len(self.table)
         return self.span or ((0.0, 0.0), (0.0, 0.0))
+
+    def taught_by(self, teacher: Teacher | None) -> Taught | None:
+        """What a lesson makes of these claims; None without one.
+
+        The last few asked for are kept: of a million cells it takes half a second, which is for
+        a job's thread. Raises `DataError` for a lesson of another model.
+        """
+        if teacher is None:
+            return None
+        lessons = self.lessons  # Another thread may put others there meanwhile.
+        known = next((pair for pair in lessons if pair[0] is teacher), None)
+        if known is None:
+            known = (teacher, teacher.teach(self.table))
+            self.lessons = (known, *lessons[: LESSONS - 1])
+        return known[1]
 
     def find_by_key(self, make_keys: MakeKeys) -> None:
         """Make the keys if they are not there yet."""

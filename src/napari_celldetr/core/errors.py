@@ -45,7 +45,12 @@ def no_file(
     kind: type[CellDETRError], path: object, *, remedy: str = "check the path"
 ) -> CellDETRError:
     """The error of a `kind` for a file that is not there."""
-    return kind(f"There is no file {str(path)!r}.", remedy=remedy)
+    return kind(
+        f"There is no file {str(path)!r}.",
+        expected="a file that can be read",
+        found="nothing of that name",
+        remedy=remedy,
+    )
 
 
 class SlideError(CellDETRError):

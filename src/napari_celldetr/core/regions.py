@@ -157,3 +157,17 @@ def bounding_region(regions: Iterable[Region]) -> Region | None:
         max(r.x1 for r in items),
         max(r.y1 for r in items),
     )
+
+
+_SNAP = 0.03
+"""Share by which a slide's µm/px may miss a whole multiple of the model's and be read as it."""
+
+
+def reading_scale(ratio: float) -> float:
+    """Level-0 px per model px: a whole number where the ratio is within 3 % of one.
+
+    Nuclei differ far more than that in size, and whole steps keep every tiling on the same
+    pixels: a resampled edge falls differently in every tile, and faint cells come and go.
+    """
+    whole = round(ratio)
+    return float(whole) if whole >= 1 and abs(ratio / whole - 1) <= _SNAP else ratio

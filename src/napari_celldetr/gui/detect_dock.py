@@ -284,15 +284,28 @@ class DetectDock(Dock):
         self._check_ready()
 
     def _list_models(self) -> None:
-        self.model_box.clear()
         try:
             cards = self.models.cards()
         except CellDETRError as error:
             show_error(str(error))
             cards = []
+        listed = [self.model_box.itemData(i) for i in range(self.model_box.count())]
+        if cards and cards == listed:
+            return
+        now = self.model_box.currentText()
+        self.model_box.blockSignals(True)
+        self.model_box.clear()
         for card in cards:
             self.model_box.addItem(card.title, card)
+        self.model_box.setCurrentIndex(max(self.model_box.findText(now), 0))
+        self.model_box.blockSignals(False)
         self._on_model()
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """A model may have been made since it was last seen."""
+        super().showEvent(event)
+        if not self.runner.running:
+            self._list_models()
 
     def _on_model(self, _index: int = 0) -> None:
         card = self.model_box.currentData()

@@ -20,6 +20,7 @@ from napari_celldetr.core.merge import merge
 from napari_celldetr.core.predictor import Predictor
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region, Tile
+from napari_celldetr.core.taught import Teacher
 from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.prepared import Prepared, prepare, with_earlier
 
@@ -61,7 +62,9 @@ class LoadedModels:
         key = (name, device, flips)
         if self._last is None or self._last[0] != key:
             self._last = None
-            self._last = (key, load_model(name, device=device, flips=flips))
+            # Lessons start from the probabilities of all classes.
+            model = load_model(name, device=device, flips=flips, class_columns=True)
+            self._last = (key, model)
         return self._last[1]
 
 
@@ -97,13 +100,15 @@ class Earlier:
     """What the slide's session holds when a run begins.
 
     `claims` of the same model with the same settings, which stay outside the run's region;
-    `annotations` as they are when asked for; `seen`, centres of the cells in complete areas.
+    `annotations` as they are when asked for; `seen`, centres of the cells in complete areas;
+    `teacher`, the lesson that holds.
     """
 
     claims: Detections | None = None
     annotations: Callable[[], Annotations | None] = lambda: None
     seen: NDArray[np.floating] | None = None
     threshold: float = 0.0
+    teacher: Teacher | None = None
 
 
 def detect_job(
@@ -174,6 +179,7 @@ def _ready(
         threshold=earlier.threshold,
         seen=earlier.seen,
         within=within or region,
+        teacher=earlier.teacher,
     )
 
 

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from napari.utils.notifications import show_error
 from qtpy.QtWidgets import QWidget
 
 from napari_celldetr.core.errors import CellDETRError
+from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.gui.detect_job import shared_models
 from napari_celldetr.gui.her2_body import TUMOUR_AREAS, Her2Body
 from napari_celldetr.gui.her2_choices import Choices
+from napari_celldetr.gui.her2_control import CONFIRM_CONTROL
 from napari_celldetr.gui.her2_job import Measured
 from napari_celldetr.gui.her2_keeping import Her2Keeping, Restored
 from napari_celldetr.gui.her2_layers import Her2Layers
 from napari_celldetr.gui.her2_pointer import CellPointer
 from napari_celldetr.gui.her2_readout import Readout, scopes_of
 from napari_celldetr.gui.her2_runs import Her2Runs
+from napari_celldetr.gui.her2_save import OutlineSaver
 from napari_celldetr.gui.her2_state import Her2State
-from napari_celldetr.gui.her2_tumour import NOTHING_KEY
+from napari_celldetr.gui.her2_tumour import LAYER_KEY, NOTHING_KEY
 from napari_celldetr.gui.her2_where import TumourChooser, bounds_of
 from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.panel import Dock
 from napari_celldetr.gui.parts import SlideBox, single_shot, wrapped_label
 from napari_celldetr.gui.session import SlideSession, session_of
+from napari_celldetr.gui.sources import is_slide_layer
 from napari_celldetr.pipeline.her2.result import Control, Her2Result
 from napari_celldetr.pipeline.her2.tumour import Tumour
 
@@ -42,6 +47,9 @@ BEGIN_TEXT = (
     "Then say where the invasive tumour is."
 )
 MEASURE_AGAIN = "The tumour is another one since this was measured: press Measure HER2 again"
+HIDDEN_TEXT = "This slide is hidden: it is measured, not what you see in its place."
+COVERED_TEXT = "Another slide lies on top of this one: hide that to see what is measured."
+DRAW_FIRST = "Draw the tumour on the slide, or choose it in the list."
 NOTHING_FITS = (
     "What was measured earlier is of other nuclei than the slide has now: measure it again."
 )
@@ -63,6 +71,7 @@ class Her2Dock(Dock):
         self.session: SlideSession | None = None
         self.covered: Her2Result | None = None
         self._kept: dict[int, tuple[SlideSession, Her2Layers, Her2State]] = {}
+        self._said: WeakKeyDictionary[SlideSession, Choices] = WeakKeyDictionary()
         self._ended = ""
         self._build()
         body = self.body
@@ -71,6 +80,7 @@ class Her2Dock(Dock):
             body.run_bar, models=models or shared_models(), workspace=workspace, parent=self
         )
         self.where = TumourChooser(self.viewer, body.tumour_box, body.draw_button, self)
+        self.saver = OutlineSaver(body.save_button, self.where, self)
         self.keeping = Her2Keeping(self._choices, self)
         self._connect()
         self.slide_box.list_slides()
@@ -98,6 +108,7 @@ class Her2Dock(Dock):
         for widget in (self.slide_box, self.empty_label, self.body):
             column.addWidget(widget)
         self.finish_column(column)
+        self.pin(self.body.pinned)
 
     def _connect(self) -> None:
         body = self.body
@@ -109,14 +120,20 @@ class Her2Dock(Dock):
         self.keeping.restored.connect(self._on_restored)
         self.keeping.told.connect(self._on_ended)
         self.where.changed.connect(self._use_tumour)
+        self.where.guided.connect(body.show_guide)
         body.run_bar.run_clicked.connect(self.run)
         body.run_bar.cancel_clicked.connect(self.runs.stop)
         body.mpp_spin.valueChanged.connect(self._check_ready)
-        body.where.currentIndexChanged.connect(self._check_ready)
+        body.where.currentIndexChanged.connect(self._on_where)
         body.cut_out_button.clicked.connect(self.where.cut_out)
         body.nuclei_tick.toggled.connect(self._show_nuclei)
         body.cutoffs.changed.connect(self._rejudge.start)
+        self.saver.told.connect(self._on_ended)
         body.control.calibrated.connect(self.calibrate)
+        body.control.undone.connect(self.forget_control)
+        body.control.drawn.connect(self.where.draw_control)
+        for signal in (self.scroll_bar.valueChanged, self.scroll_bar.rangeChanged):
+            signal.connect(lambda *_: body.pinned.look())
         body.report_button.clicked.connect(self._on_report)
         body.reporter.told.connect(self._on_ended)
         body.network.button.clicked.connect(self.ask_network)
@@ -160,27 +177,44 @@ class Her2Dock(Dock):
             self._abandon()
             for signal, call in self._signals(old):
                 signal.disconnect(call)
+            old.layer.events.visible.disconnect(self._check_ready)
             old.leave(self)
-        self.session = self.where.session = now
-        self.covered = None
+            self._said[old] = Choices(self.body.cutoffs.cutoffs, self.where.key)
+        self.session, self.covered = now, None
         kept = self._kept.get(id(now))
         layers, state = (None, None) if kept is None else kept[1:]
+        self._say_again(now, state)
         self.readout.follow(now, state, layers)
         self.keeping.follow(now)
         if now is not None:
             for signal, call in self._signals(now):
                 signal.connect(call)
+            now.layer.events.visible.connect(self._check_ready)
         self._show_all()
         self._restore()
+
+    def _say_again(self, session: SlideSession | None, state: Her2State | None) -> None:
+        """What was said of this slide while the window was open; of a new one, nothing."""
+        said = Choices(Cutoffs(), NOTHING_KEY)
+        if session is not None:
+            said = self._said.get(session, said)
+        self.body.cutoffs.show_cutoffs(said.cutoffs)
+        self.where.follow(session, said.tumour)
+        if state is not None:
+            state.choose(cutoffs=said.cutoffs, tumour=self.where.tumour())
 
     def _signals(self, session: SlideSession) -> tuple[tuple[Any, Any], ...]:
         return (
             (session.cells_changed, self._renew.start),
             (session.claims_changed, self._renew.start),
             (session.selection_changed, self.readout.cell_selected),
-            (session.view_changed, self.readout.view_moved),
+            (session.view_changed, self._on_view),
             (session.opened, self._on_opened),
         )
+
+    def _on_view(self) -> None:
+        self.readout.view_moved()
+        self.where.restyle()
 
     def _on_removed(self, event: Any) -> None:
         for key, (session, layers, _) in list(self._kept.items()):
@@ -222,17 +256,29 @@ class Her2Dock(Dock):
 
     def _choices(self) -> Choices:
         frame = Frame() if self.session is None else self.session.frame
-        key = self.where.box.currentData() or NOTHING_KEY
-        return Choices.of(self.body.cutoffs.cutoffs, key, self.viewer.layers, frame)
+        key = self.where.key
+        return Choices.of(self.body.cutoffs.cutoffs, key, self.where.own_layers(key), frame)
 
     # Measuring --------------------------------------------------------------------------
 
     def _check_ready(self, _value: Any = None) -> None:
         if not self.runs.running:
             missing = self._missing()
-            said = " ".join(text for text in (self._ended, missing) if text)
+            told = (self._ended, missing, self._unseen())
+            said = " ".join(text for text in told if text)
             begin = "" if self.state is not None else BEGIN_TEXT
             self.body.run_bar.show_idle(said or begin, can_run=not missing)
+
+    def _unseen(self) -> str:
+        """That the slide is not what a person sees; '' where it is."""
+        layers, session = list(self.viewer.layers), self.session
+        if session is None or session.layer not in layers:
+            return ""
+        if not session.layer.visible:
+            return HIDDEN_TEXT
+        above = layers[layers.index(session.layer) + 1 :]
+        covered = any(layer.visible and is_slide_layer(layer) for layer in above)
+        return COVERED_TEXT if covered else ""
 
     def _missing(self) -> str:
         session = self.session
@@ -241,7 +287,18 @@ class Her2Dock(Dock):
         if session.state == "opening":
             return "Opening what is known of this slide…"
         drawn = self.body.where.currentData() == TUMOUR_AREAS
-        return "Draw the tumour first." if drawn and not self.where.tumour().zones else ""
+        return DRAW_FIRST if drawn and not self.where.tumour().zones else ""
+
+    def _on_where(self, _index: int = 0) -> None:
+        """The drawn tumour: the one outline there is, else the person draws one."""
+        drawn = self.body.where.currentData() == TUMOUR_AREAS
+        if drawn and not self.where.tumour().zones:
+            outlines = self.where.outlines()
+            if len(outlines) == 1:
+                self.where.choose(outlines[0])
+            elif not outlines:
+                self.where.draw()
+        self._check_ready()
 
     def run(self) -> None:
         """Find nuclei where there are none yet, then measure; errors are told."""
@@ -249,9 +306,9 @@ class Her2Dock(Dock):
             return
         self._ended = ""
         self.keeping.abandon()
-        session, tumour = self.session, self.where.tumour()
-        if session.frame.mpp is None and self.body.mpp_spin.value() >= MIN_MPP:
-            session.use_mpp(self.body.mpp_spin.value())
+        session = self.session
+        self._use_mpp(session)
+        tumour = self.where.tumour()
         try:
             where = self.body.where.currentData()
             self.runs.begin(session, where, tumour, self.body.cutoffs.cutoffs)
@@ -259,12 +316,42 @@ class Her2Dock(Dock):
             show_error(str(error))
             self._on_ended(error.message)
 
+    def _use_mpp(self, session: SlideSession) -> None:
+        """Take the pixel size that a person gave; what was measured with another goes."""
+        wanted, before = self.body.mpp_spin.value(), session.frame
+        if wanted < MIN_MPP or not self.body.mpp_spin.isVisibleTo(self.body):
+            return
+        if before.mpp is None or abs(before.mpp[0] - wanted) > 1e-6:
+            session.use_mpp(wanted)
+            self.where.move(before, session.frame)
+            self._forget(session)
+
+    def _forget(self, session: SlideSession) -> None:
+        """Nothing is measured of this slide."""
+        kept, self.covered = self._kept.pop(id(session), None), None
+        if kept is not None:
+            kept[1].remove()
+        self.readout.follow(session, None, None)
+        self.readout.show()
+
     def calibrate(self, key: str, expected_od: float) -> None:
-        """Measure again, with the stain as strong as it should be in the control `key`."""
+        """Measure again, with the stain as strong as it should be in the control `key`.
+
+        The person is asked first.
+        """
         region = bounds_of(self.where.meant(key))
-        if self.session is not None and region is not None and not self.runs.running:
+        if self.session is None or region is None or self.runs.running:
+            return
+        name = key.removeprefix(LAYER_KEY)
+        if self.where.ask(CONFIRM_CONTROL.format(name=name, od=expected_od)):
             self._ended = ""
             self.runs.measure(self.session, control=Control(region, expected_od))
+
+    def forget_control(self) -> None:
+        """Measure again, with the stain as it is on the slide."""
+        if self.session is not None and not self.runs.running:
+            self._ended = ""
+            self.runs.measure(self.session)
 
     def _on_ended(self, text: str) -> None:
         self._ended = text
@@ -303,7 +390,7 @@ class Her2Dock(Dock):
 
     def _show_all(self) -> None:
         self.where.offer()
-        self.body.control.offer(self.where.layers())
+        self._offer_outlines()
         if self.state is not None:
             self.body.cutoffs.show_cutoffs(self.state.asked.cutoffs)
         self.readout.show()
@@ -332,7 +419,7 @@ class Her2Dock(Dock):
     def _use_tumour(self) -> None:
         tumour = self.where.tumour()
         self.body.offer_scopes(scopes_of(tumour))
-        self.body.control.offer(self.where.layers())
+        self._offer_outlines()
         self._check_ready()
         if self.state is not None:
             self.state.choose(tumour=tumour)
@@ -340,6 +427,11 @@ class Her2Dock(Dock):
         elif self.covered is not None:
             same = _same(tumour, self.covered.tumour)
             self.body.reporter.offer(self.covered, why_not="" if same else MEASURE_AGAIN)
+            self._on_ended("" if same else f"{MEASURE_AGAIN}.")
+
+    def _offer_outlines(self) -> None:
+        self.body.control.offer(self.where.controls())
+        self.saver.offer()
 
     def _show_nuclei(self, shown: bool) -> None:
         overlay = None if self.session is None else self.session.overlay

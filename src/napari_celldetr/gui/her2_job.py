@@ -18,6 +18,7 @@ from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.her2_state import Her2State
+from napari_celldetr.pipeline.her2.caveats import stain_doubts
 from napari_celldetr.pipeline.her2.exclusions import find_exclusions
 from napari_celldetr.pipeline.her2.kept import KeptReading
 from napari_celldetr.pipeline.her2.measure import HALO_UM, measure_cells
@@ -32,6 +33,7 @@ from napari_celldetr.pipeline.her2.slide_stain import (
 )
 from napari_celldetr.pipeline.her2.stain_kind import require_stain
 from napari_celldetr.pipeline.her2.tumour import Refusal, Tumour
+from napari_celldetr.pipeline.her2.tumour_request import require_stains
 from napari_celldetr.slides.slide import Slide
 
 T = TypeVar("T")
@@ -83,6 +85,8 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
     yield Progress(0, 0, "Opening the slide…")
     cells = request.cells().cells
     with request.source.open() as slide:
+        yield Progress(0, 0, "Looking at the stain…")
+        notes = stain_doubts(require_stains(slide))
         stain = yield from _stain(slide, request.control)
         if request.first is not None:
             early = _in_view(cells, request.first, slide)
@@ -92,6 +96,7 @@ def measure_job(request: MeasureRequest) -> Job[Measured]:
         state = yield from _measure(
             slide, cells, stain, started, control=request.control, excluding=True
         )
+        state.notes = notes
         yield Progress(0, 0, "Keeping what was measured…")
         return Measured(state, problem=_kept(request, state, too_coarse(slide)))
 
@@ -101,7 +106,9 @@ def _kept(request: MeasureRequest, state: Her2State, refused: Refusal | None) ->
     if request.keep is None:
         return ""
     try:
-        request.keep(KeptReading(state.reading, state.stain, state.control, refused))
+        request.keep(
+            KeptReading(state.reading, state.stain, state.control, refused, notes=state.notes)
+        )
     except CellDETRError as error:
         return str(error)
     return ""
@@ -113,15 +120,14 @@ def coverage_job(
     """How much is stained how strongly, pixel by pixel, where cells cannot be measured."""
     yield Progress(0, 0, "Opening the slide…")
     with source.open() as slide:
+        kinds = require_stains(slide)
         rules = Rules(cutoffs)
         found = yield from score_tumour(slide, tumour, config or Her2Config(), rules=rules)
-        return Measured(covered=found)
+        return Measured(covered=replace(found, kinds=kinds))
 
 
 def _stain(slide: Slide, control: Control | None) -> Generator[Progress, None, SlideStain]:
     """The slide's light and stains, evened out by a control if there is one."""
-    yield Progress(0, 0, "Looking at the stain…")
-    require_stain(slide, "H-DAB")
     stain = estimate_slide_stain(slide)
     if control is not None:
         yield Progress(0, 0, "Reading the control…")

@@ -63,7 +63,13 @@ def restore_job(path: Path, said: MeasuredWith, chosen: Callable[[], Any]) -> Jo
     except CellDETRError as error:
         problem = str(error)
     yield Progress(0, 0, "Judging the cells…")
-    state = Her2State(kept.reading, stain=kept.stain, refused=kept.refused, control=kept.control)
+    state = Her2State(
+        kept.reading,
+        stain=kept.stain,
+        refused=kept.refused,
+        control=kept.control,
+        notes=kept.notes,
+    )
     return Restored(state, choices, kept.time, problem)
 
 

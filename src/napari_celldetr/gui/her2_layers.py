@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -47,6 +46,7 @@ class Her2Layers:
     def __init__(self, viewer: Any, frame: Frame, size: tuple[int, int], *, name: str) -> None:
         self._viewer, self.frame, self._size, self._name = viewer, frame, size, name
         self.show = Show.AUTO
+        self._held = False
         self.state: Her2State | None = None
         self.map: CellMap | None = None
         self._values: NDArray[np.uint8] = np.zeros(0, np.uint8)
@@ -82,6 +82,11 @@ class Her2Layers:
     def choose(self, show: Show) -> None:
         """Show outlines, the map, what fits the distance, or nothing."""
         self.show = show
+        self.refresh(self._view)
+
+    def hold(self, hidden: bool) -> None:
+        """Show nothing of the cells for as long as it is wanted."""
+        self._held = hidden
         self.refresh(self._view)
 
     def remove(self) -> None:
@@ -128,8 +133,9 @@ class Her2Layers:
         if view is None or self.state is None:
             return
         rows = self.state.rows_in(view.region.grow(round(USUAL_CELL_UM / self._um)))
-        near = self._is_near(view, len(rows))
-        wanted = {"outlines": near, "map": not near and self.show is not Show.NOTHING}
+        near = self._is_near(view, len(rows)) and not self._held
+        has_map = not near and self.show is not Show.NOTHING and not self._held
+        wanted = {"outlines": near, "map": has_map}
         state = (self._version, wanted["map"], view if near else None)
         if state == self._drawn:
             return
@@ -158,7 +164,9 @@ class Her2Layers:
         layer, source = self.layer("map"), self.map
         if layer is None or source is None:
             return
-        show_levels(layer, source.levels())
+        if not layer.multiscale:
+            layer.data = np.asarray(source.levels()[0])
+        layer.refresh(thumbnail=False)
 
     def _draw_outlines(self, rows: NDArray[np.int64], view: View) -> None:
         layer, state = self.layer("outlines"), self.state
@@ -177,16 +185,6 @@ class Her2Layers:
                 layer.edge_color = np.repeat(
                     _rgba()[self._values[rows]], len(lines) // len(rows), 0
                 )
-
-
-def show_levels(layer: Any, levels: Sequence[Any]) -> None:
-    """Show arrays that are made when they are read, and would be others now.
-
-    `refresh` does not do: napari reads the coarsest level once, and keeps it until the data is
-    given anew.
-    """
-    layer.data = levels if layer.multiscale else np.asarray(levels[0])
-    layer.editable = False
 
 
 def outline_data(state: Her2State, rows: NDArray[np.int64]) -> NDArray[np.float32]:

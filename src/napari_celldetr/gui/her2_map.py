@@ -1,6 +1,7 @@
 """The map of measured cells at any zoom: rendered where one looks, kept as who owns each pixel.
 
-Other cut-offs change colours alone, so that tiles once rendered stay good. No Qt here.
+Other cut-offs change colours alone, so that tiles once rendered stay good. The coarsest level is
+one array that is repainted: napari (0.9) takes it once and keeps it. No Qt here.
 """
 
 from __future__ import annotations
@@ -30,14 +31,16 @@ COARSEST = 1024
 class CellMap:
     """Who owns each pixel of a slide of `size` (width, height), and what that looks like.
 
-    `values` (N,) uint8 is what is shown of each cell; give another array to recolour the map.
+    `values` (N,) uint8 is what is shown of each cell; give another array to recolour the map, and
+    refresh its layer.
     """
 
     def __init__(self, outlines: Outlines, size: tuple[int, int], *, mpp: float) -> None:
         self.outlines = outlines
         self.size = size
         self.mpp = mpp
-        self.values: NDArray[np.uint8] = np.zeros(len(outlines), np.uint8)
+        self._values: NDArray[np.uint8] = np.zeros(len(outlines), np.uint8)
+        self._whole: NDArray[np.uint8] | None = None
         self._index = GridIndex(outlines.centres)
         # Of discs as large as the cells.
         self._radii = np.sqrt((outlines.radii**2).mean(axis=1))
@@ -45,10 +48,27 @@ class CellMap:
         self._tiles: OrderedDict[tuple[int, int, int], Owners] = OrderedDict()
         self._bytes = 0
 
+    @property
+    def values(self) -> NDArray[np.uint8]:
+        """What is shown of each cell (N,)."""
+        return self._values
+
+    @values.setter
+    def values(self, values: NDArray[np.uint8]) -> None:
+        self._values = values
+        if self._whole is not None:
+            self._whole[:] = self.levels()[-1][:, :]
+
     def levels(self) -> list[MapLevel]:
         """The map at every factor of two, finest first."""
         count = max(1, math.ceil(math.log2(max(self.size) / COARSEST)) + 1)
         return [MapLevel(self, 2**k) for k in range(count)]
+
+    def whole(self) -> NDArray[np.uint8]:
+        """The coarsest level, in an array that follows `values`."""
+        if self._whole is None:
+            self._whole = self.levels()[-1][:, :]
+        return self._whole
 
     def owners(self, factor: int, row: int, column: int) -> Owners:
         """1 + row of the cell on each pixel (TILE, TILE) of a tile, 0 where there is none."""
@@ -103,7 +123,9 @@ class MapLevel:
         return self.shape[0]
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
-        return np.asarray(self[:, :], dtype)
+        is_last = max(self.shape) <= COARSEST
+        found = self.source.whole() if is_last else self[:, :]
+        return np.array(found, dtype) if copy else np.asarray(found, dtype)
 
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
         keys = key if isinstance(key, tuple) else (key, slice(None))

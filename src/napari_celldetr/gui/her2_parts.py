@@ -52,25 +52,39 @@ class ScoreBox(QFrame):
         self.next_step = wrapped_label("", tooltip="What the guideline asks for")
         self.next_step.setStyleSheet("font-weight: bold;")
         self.reason = wrapped_label("", tooltip="Why this score, or why there is none")
+        self.remarks = wrapped_label("", tooltip="What you changed that moves the score")
+        self.remarks.setStyleSheet("font-weight: bold; color: #e0a030;")
         self.doubts = wrapped_label("", tooltip="How far the next scores are, and what is doubtful")
         column = QVBoxLayout(self)
         column.setContentsMargins(6, 6, 6, 6)
         column.setSpacing(3)
         scope = wrapped_label(SCOPE, tooltip="Gastric cancer has other rules")
         scope.setStyleSheet("color: #9aa0a8;")
-        for label in (self.title, self.next_step, self.reason, self.doubts, scope):
+        labels = (self.title, self.next_step, self.reason, self.remarks, self.doubts, scope)
+        for label in labels:
             column.addWidget(label)
 
-    def show_score(self, found: Assessment, refusal: Refusal | None = None) -> None:
-        """What came out of the whole tumour."""
+    def show_score(
+        self,
+        found: Assessment,
+        refusal: Refusal | None = None,
+        *,
+        remarks: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        """What came out of the whole tumour, what a person changed, and what cannot be told."""
         if refusal is not None:
-            self.show_refusal(refusal)
-            return
-        self._show(title_of(found), next_step_of(found), reason_of(found), doubts_of(found))
+            self.show_refusal(refusal, notes=notes)
+        else:
+            doubts = [*doubts_of(found), *notes]
+            self._show(title_of(found), next_step_of(found), reason_of(found), doubts)
+        self.remarks.setText("\n".join(remarks))
+        self.remarks.setVisible(bool(remarks))
 
-    def show_refusal(self, refusal: Refusal) -> None:
+    def show_refusal(self, refusal: Refusal, *, notes: Sequence[str] = ()) -> None:
         """Why there is no score, and what to do."""
-        self._show(NO_SCORE, "", sentence(refusal.reason), [remedy_of(refusal)])
+        self._show(NO_SCORE, "", sentence(refusal.reason), [remedy_of(refusal), *notes])
+        self.remarks.setVisible(False)
 
     def _show(self, title: str, step: str, reason: str, doubts: Sequence[str]) -> None:
         self.title.setText(title)
@@ -79,6 +93,29 @@ class ScoreBox(QFrame):
         self.doubts.setText("\n".join(doubts))
         self.next_step.setVisible(bool(step))
         self.doubts.setVisible(bool(doubts))
+
+
+class PinnedScore(QLabel):
+    """The score in one line above the dock, while `watched` is scrolled out of sight."""
+
+    def __init__(self, watched: QWidget) -> None:
+        super().__init__()
+        self._watched = watched
+        self.setWordWrap(True)
+        self.setToolTip("The score of the whole tumour, while its box above is out of sight")
+        self.setContentsMargins(8, 4, 8, 4)
+        self.setStyleSheet("font-weight: bold; background: rgba(90, 143, 214, 60);")
+        self.setVisible(False)
+
+    def say(self, text: str) -> None:
+        """Another score; '' for none."""
+        self.setText(text)
+        self.look()
+
+    def look(self, _value: int = 0) -> None:
+        """See whether the score's own box can be seen."""
+        out_of_sight = self._watched.visibleRegion().isEmpty()
+        self.setVisible(bool(self.text()) and out_of_sight)
 
 
 class _Bar(QWidget):
@@ -140,7 +177,8 @@ class ShareBars(QWidget):
                 grid.addWidget(label, row, column, right)
         self.setToolTip(
             "Share of the counted cells with each class and its 95 % interval (bar and whisker), "
-            "and share of their area (line below)"
+            "and share of their area (line below). 2+ are two kinds of cells: complete, weak to "
+            "moderate, and incomplete, moderate to intense; the guideline asks about each apart"
         )
 
     def show_shares(self, found: Assessment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from napari_celldetr.gui.her2_words import (
     NO_CELL,
     cell_words,
     excluded_words,
+    pinned_words,
     scope_words,
     source_words,
     unmeasured_words,
@@ -27,6 +29,7 @@ from napari_celldetr.gui.session import SlideSession
 from napari_celldetr.pipeline.her2.tumour import Tumour
 
 MOST_ZONES = 50
+HIDE_KEY = "H"
 BUSY_TEXT = "Counting anew; until then these are the figures from before."
 
 
@@ -46,11 +49,23 @@ class Readout:
         body.scope.currentIndexChanged.connect(self.show_scope)
         body.show_box.currentIndexChanged.connect(self._on_show)
         body.tree.chosen.connect(self.light)
+        body.all_button.clicked.connect(lambda: self.light(""))
+        body.tree_fold.button.toggled.connect(self._on_tree)
+        viewer.bind_key(HIDE_KEY, self._hold, overwrite=True)
 
     def let_go(self) -> None:
         """Follow the viewer no longer."""
         self.judging.abandon()
         self.pointer.let_go()
+        self._viewer.bind_key(HIDE_KEY, None, overwrite=True)
+
+    def _hold(self, _viewer: Any) -> Iterator[None]:
+        """Nothing of the cells is drawn while the key is held."""
+        layers = self.layers
+        if layers is not None:
+            layers.hold(True)
+            yield
+            layers.hold(False)
 
     def follow(
         self, session: SlideSession | None, state: Her2State | None, layers: Her2Layers | None
@@ -66,9 +81,11 @@ class Readout:
         body.results.setVisible(state is not None)
         body.reporter.offer(state)
         if state is None:
+            body.pinned.say("")
+            body.show_lit(None)
             return
         body.show_cells(True)
-        body.control.show_notes(state.stain.notes)
+        body.control.show_notes(state.stain.notes, evened_out=state.control is not None)
         self.judging.ask()
         if self.judging.busy:
             self.refigure()
@@ -105,7 +122,10 @@ class Readout:
         if state is None:
             return
         found = state.of_slide(draws=0)
-        body.score_box.show_score(found, state.refusal)
+        remarks = state.remarks()
+        body.score_box.show_score(found, state.refusal, remarks=remarks, notes=state.notes)
+        body.pinned.say(" · ".join([pinned_words(found, state.refusal), *remarks]))
+        body.show_lit(len(state.rows_of_branch(state.branch)) if state.branch else None)
         body.reporter.offer(state)
         body.tree.show_tree(found.score.tree, found.score.branch, lit=state.branch)
 
@@ -152,6 +172,11 @@ class Readout:
         view = session.view()
         if len(rows) and (view is None or not np.isin(rows, state.rows_in(view)).any()):
             self._go_to(rows, state, session)
+
+    def _on_tree(self, is_open: bool) -> None:
+        # What is lit would stay lit without a sign.
+        if not is_open:
+            self.light("")
 
     def _go_to(self, rows: Any, state: Her2State, session: SlideSession) -> None:
         """Show all of these cells, no nearer than now."""

@@ -57,6 +57,7 @@ class Her2Runs(QObject):
         self._session: SlideSession | None = None
         self._within: Region | None = None
         self._search: Search | None = None
+        self._stopping = False
         self._checker, self._finder, self._reader = (JobRunner(self) for _ in range(3))
         self._checker.finished.connect(self._on_checked)
         self._finder.progressed.connect(self._on_found)
@@ -97,6 +98,7 @@ class Her2Runs(QObject):
         CellDETRError
             There is no model for nuclei.
         """
+        self._stopping = False
         search = search_for(session, region, self._models)
         if search is None:
             self.measure(session)
@@ -107,7 +109,9 @@ class Her2Runs(QObject):
             self._checker.start(lambda: check_job(source))
 
     def _on_checked(self, _result: None) -> None:
-        if self._session is not None and self._search is not None and self._within is not None:
+        if self._stopping:
+            self._end(STOPPED)
+        elif self._session is not None and self._search is not None and self._within is not None:
             self._find(self._session, self._within, self._search)
 
     def _find(self, session: SlideSession, region: Region, search: Search) -> None:
@@ -128,8 +132,8 @@ class Her2Runs(QObject):
 
     def measure(self, session: SlideSession, *, control: Control | None = None) -> None:
         """Measure all cells of a slide, the stain evened out by a control if there is one."""
-        if not session.cells.kept.any():
-            self._end(NO_CELLS)
+        if self._stopping or not session.cells.kept.any():
+            self._end(STOPPED if self._stopping else NO_CELLS)
             return
         source = source_of_layer(session.layer, mpp=session.frame.mpp)
         request = MeasureRequest(
@@ -150,6 +154,7 @@ class Her2Runs(QObject):
     def stop(self) -> None:
         """Ask for an end. Nuclei found so far and finished tiles stay."""
         if self.running:
+            self._stopping = True
             self._bar.show_stopping()
             for runner in self._runners:
                 runner.stop()
@@ -158,7 +163,7 @@ class Her2Runs(QObject):
         """Stop, and tell no more."""
         for runner in self._runners:
             runner.abandon()
-        self._session = None
+        self._session, self._stopping = None, False
 
     def _on_found(self, step: Progress) -> None:
         session = self._session
@@ -194,7 +199,7 @@ class Her2Runs(QObject):
         self._end(error_words(error))
 
     def _end(self, text: str) -> None:
-        self._session = None
+        self._session, self._stopping = None, False
         self.ended.emit(text)
 
 

@@ -32,6 +32,7 @@ from napari_celldetr.gui.her2_verdict import (
     intervals_job,
     verdict_job,
 )
+from napari_celldetr.pipeline.her2.caveats import evened_out, own_settings
 from napari_celldetr.pipeline.her2.membrane import Membranes
 from napari_celldetr.pipeline.her2.outline import ANGLES, RAYS
 from napari_celldetr.pipeline.her2.reading import Her2Reading
@@ -64,8 +65,8 @@ class Her2State:
 
     What is chosen counts from the next `settle` on, or from when a verdict of `asking` is taken;
     until then all answers are those of the verdict that stands. `refused` says why the slide must
-    not be scored, None where it may be; `stain` is what the cells were read with, and `control`
-    what evened it out.
+    not be scored, None where it may be; `stain` is what the cells were read with, `control` what
+    evened it out, and `notes` what could not be told of the slide.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class Her2State:
         stain: SlideStain | None = None,
         refused: Refusal | None = None,
         control: Control | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.reading = reading
         self.stain = stain or SlideStain()
         self.control = control
+        self.notes = notes
         self.branch = ""
         self._index = GridIndex(self.centres)
         self.asked = Asked(refused=refused)
@@ -92,6 +95,11 @@ class Her2State:
     def centres(self) -> NDArray[np.float32]:
         """x, y (N, 2) of the nuclei, level-0 px."""
         return self.reading.measured.outlines.centres
+
+    def remarks(self) -> list[str]:
+        """What a person changed that moves the score: cut-offs of the verdict, and the stain."""
+        own = own_settings("Cut-offs", self.cutoffs)
+        return [*own, *evened_out(self.control, self.stain)]
 
     # What is chosen ---------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from napari_celldetr.pipeline.her2.zones import Zone, kind_of
 CLASSES = CLASS_COLUMNS[:3]
 """Features whose words are classes; a name or label may be anything."""
 HOLE = re.compile(r"\bholes?\b|\bcut.?out", re.IGNORECASE)
+CONTROL = re.compile(r"\bcontrols?\b", re.IGNORECASE)
 BADLY_ALIGNED = "align the slides again with landmarks, or draw the tumour on this slide"
 LEFT_OUT = "left_out"
 """Feature of shapes that *Align slides* carried."""
@@ -52,10 +53,11 @@ class Choice:
 def choices(areas: Mapping[str, Area], layers: Iterable[Any]) -> list[Choice]:
     """What can be chosen now: nothing, drawn areas, each Shapes layer, and everything.
 
-    Layers named as what is cut out of a tumour are none.
+    Layers named as what is cut out of a tumour, or as a control, are none.
     """
     found = [Choice(NOTHING_KEY, WORDS[NOTHING_KEY])]
     shapes = [la for la in layers if is_shapes(la) and not is_cut_out(la.name)]
+    shapes = [la for la in shapes if not is_control(la.name)]
     found += [Choice(LAYER_KEY + la.name, la.name) for la in shapes]
     if areas:
         found.append(Choice(AREAS_KEY, f"{WORDS[AREAS_KEY]} ({len(areas)})"))
@@ -85,6 +87,11 @@ def tumour_of(key: str, areas: Mapping[str, Area], layers: Iterable[Any], frame:
 def is_cut_out(word: str) -> bool:
     """Whether a class or name means what is no invasive tumour."""
     return kind_of(word) == "cut_out" or HOLE.search(word) is not None
+
+
+def is_control(word: str) -> bool:
+    """Whether a layer of this name is drawn round control tissue."""
+    return CONTROL.search(word) is not None
 
 
 def _of_layer(layer: Any, cut: list[Zone], frame: Frame) -> Tumour:

@@ -1,4 +1,7 @@
-"""Choosing and drawing the tumour in the viewer; `her2_tumour` says what each choice means."""
+"""Choosing and drawing the tumour in the viewer; `her2_tumour` says what each choice means.
+
+What was drawn on one slide is never another slide's tumour unless a person says so.
+"""
 
 from __future__ import annotations
 
@@ -7,49 +10,64 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.layers import Shapes
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QComboBox, QMessageBox, QPushButton, QWidget
 
 from napari_celldetr.core.regions import Region
+from napari_celldetr.gui.her2_drawing import (
+    CONTROL_LAYER,
+    CUT_OUT_LAYER,
+    TUMOUR_LAYER,
+    Drawing,
+    belongs,
+    claim,
+    looks,
+    owner_of,
+    owners,
+)
 from napari_celldetr.gui.her2_tumour import (
     ALL_KEY,
     LAYER_KEY,
     NOTHING_KEY,
+    Choice,
     choices,
+    is_control,
     is_shapes,
     tumour_of,
 )
-from napari_celldetr.gui.overlay import camera_of
+from napari_celldetr.gui.layers import Frame
+from napari_celldetr.gui.overlay import view_of
 from napari_celldetr.gui.parts import single_shot
 from napari_celldetr.gui.session import SlideSession
+from napari_celldetr.gui.sources import is_slide_layer
 from napari_celldetr.pipeline.her2.tumour import Tumour
 
-TUMOUR_LAYER = "Tumour"
-TUMOUR_COLOR = "#00e5ff"
-CUT_OUT_LAYER = "Cut out"
-CUT_OUT_COLOR = "#ff4081"
 DRAWN_MS = 50
 CONFIRM_TEXT = (
     "Is all that is measured on this slide invasive tumour? Carcinoma in situ, normal glands and "
     "other cells would be counted as tumour."
 )
+OTHERS_TEXT = "“{layer}” was drawn on another slide ({slide}). Is it the tumour of this slide, too?"
 
 
 class TumourChooser(QObject):
     """What a person says of where the tumour is; `changed` is sent when that is another.
 
-    `ask` puts a question to the person and says whether they agree.
+    `ask` puts a question to the person and says whether they agree; `guided` is sent with what to
+    do on the slide now, '' for nothing.
     """
 
     changed = Signal()
+    guided = Signal(str)
 
     def __init__(self, viewer: Any, box: QComboBox, button: QPushButton, parent: QWidget) -> None:
         super().__init__(parent)
         self._viewer, self.box, self._parent = viewer, box, parent
         self.session: SlideSession | None = None
         self.ask: Callable[[str], bool] = self._ask_person
-        self._drawn = single_shot(self, DRAWN_MS, self.changed.emit)
+        self.drawing = Drawing(viewer, self)
+        self.drawing.guided.connect(self.guided)
+        self._drawn = single_shot(self, DRAWN_MS, self._on_drawn)
         box.activated.connect(self._on_chosen)
         button.clicked.connect(self.draw)
         events = viewer.layers.events
@@ -61,46 +79,93 @@ class TumourChooser(QObject):
     def let_go(self) -> None:
         """Follow the viewer no longer."""
         self._drawn.stop()
+        self.drawing.end()
         events = self._viewer.layers.events
         events.inserted.disconnect(self._on_inserted)
         events.removed.disconnect(self._on_removed)
         for layer in self._shapes():
             layer.events.data.disconnect(self._on_shapes)
 
+    def follow(self, session: SlideSession | None, key: str = NOTHING_KEY) -> None:
+        """Ask about another slide from now on, of which `key` was chosen; nobody hears of it."""
+        self._drawn.stop()
+        self.drawing.end()
+        self.session = session
+        self._claim_all()
+        self._list(key)
+        self.restyle()
+
+    def move(self, before: Frame, after: Frame) -> None:
+        """The slide has another pixel size: what was drawn on it stays where it is on it."""
+        for layer in self.own_layers():
+            if Frame.of_layer(layer) == before:
+                layer.scale, layer.translate = after.scale, after.translate
+                layer.units = after.units
+
     def tumour(self) -> Tumour:
         """What is said to be the tumour at this moment."""
-        return self.meant(self.box.currentData() or NOTHING_KEY)
+        return self.meant(self.key)
+
+    @property
+    def key(self) -> str:
+        """What is chosen."""
+        return str(self.box.currentData() or NOTHING_KEY)
 
     def meant(self, key: str) -> Tumour:
         """What one of the choices would mean."""
         if self.session is None:
             return Tumour()
         areas = self.session.cells.annotations.areas
-        return tumour_of(key, areas, self._viewer.layers, self.session.frame)
+        return tumour_of(key, areas, self.own_layers(key), self.session.frame)
 
-    def layers(self) -> list[tuple[str, str]]:
-        """Key and name of each layer of drawn shapes."""
-        return [(LAYER_KEY + layer.name, layer.name) for layer in self._shapes()]
+    def own_layers(self, key: str = "") -> list[Any]:
+        """Shapes that were not drawn on another slide, and those of `key` wherever drawn."""
+        owner = owner_of(self.session)
+        return [s for s in self._shapes() if belongs(s, owner) or LAYER_KEY + s.name == key]
+
+    def controls(self) -> list[tuple[str, str]]:
+        """Key and name of each layer that is drawn round a control of this slide."""
+        return [(LAYER_KEY + s.name, s.name) for s in self.own_layers() if is_control(s.name)]
+
+    def outlines(self) -> list[str]:
+        """Keys of this slide's layers that hold an outline of tumour."""
+        found = [LAYER_KEY + layer.name for layer in self.own_layers()]
+        offered = [c.key for c in self._choices()]
+        return [key for key in found if key in offered and self.meant(key).zones]
 
     def offer(self) -> None:
         """List what can be chosen now."""
-        areas = {} if self.session is None else self.session.cells.annotations.areas
-        wanted = [(c.key, c.words) for c in choices(areas, self._viewer.layers)]
-        box = self.box
-        if [(box.itemData(i), box.itemText(i)) for i in range(box.count())] == wanted:
-            return
-        now = box.currentData()
-        box.blockSignals(True)
-        box.clear()
-        for key, words in wanted:
-            box.addItem(words, key)
-        box.setCurrentIndex(max(box.findData(now), 0))
-        box.blockSignals(False)
-        if box.currentData() != now:
+        before = self.key
+        self._list(before)
+        if self.key != before:
             self.changed.emit()
 
+    def _list(self, key: str) -> None:
+        wanted = [(c.key, c.words) for c in self._choices()]
+        box = self.box
+        have = [(box.itemData(i), box.itemText(i)) for i in range(box.count())]
+        box.blockSignals(True)
+        if have != wanted:
+            box.clear()
+            for entry, words in wanted:
+                box.addItem(words, entry)
+        box.setCurrentIndex(max(box.findData(key), 0))
+        box.blockSignals(False)
+
+    def _choices(self) -> list[Choice]:
+        session = self.session
+        areas = {} if session is None else session.cells.annotations.areas
+        found = choices(areas, self._viewer.layers)
+        own = {LAYER_KEY + layer.name for layer in self.own_layers()}
+        return [
+            Choice(c.key, f"{c.words} (of another slide)")
+            if c.key.startswith(LAYER_KEY) and c.key not in own
+            else c
+            for c in found
+        ]
+
     def choose(self, key: str) -> None:
-        """Choose ``nothing``, ``all``, ``areas`` or a layer; `all` asks the person first."""
+        """Choose ``nothing``, ``all``, ``areas`` or a layer; some ask the person first."""
         self.offer()
         place = self.box.findData(key)
         if place >= 0:
@@ -114,56 +179,72 @@ class TumourChooser(QObject):
         """
         for layer in layers:
             if layer.name not in self._viewer.layers:
+                claim(layer, self.session)
                 self._viewer.add_layer(layer)
-        self.offer()
-        place = self.box.findData(key)
-        if place >= 0:
-            self.box.setCurrentIndex(place)
+        self._list(key)
+        self.restyle()
         self.changed.emit()
 
     def draw(self) -> None:
         """Put a layer for the tumour on top, choose it, and let the person draw."""
-        name = self._draw_on(TUMOUR_LAYER, TUMOUR_COLOR)
-        if name:
-            self.choose(LAYER_KEY + name)
+        layer = self.drawing.begin(self.session, TUMOUR_LAYER)
+        if layer is not None:
+            self.choose(LAYER_KEY + layer.name)
 
     def cut_out(self) -> None:
         """Let the person draw what is no invasive tumour although it lies in it."""
-        self._draw_on(CUT_OUT_LAYER, CUT_OUT_COLOR)
+        self.drawing.begin(self.session, CUT_OUT_LAYER)
 
-    def _draw_on(self, what: str, color: str) -> str:
-        """Make a layer if there is none yet, put a pen into the person's hand; its name."""
+    def draw_control(self) -> None:
+        """Let the person draw round the control tissue of this slide."""
+        self.drawing.begin(self.session, CONTROL_LAYER)
+
+    def restyle(self) -> None:
+        """The chosen tumour is bright; other outlines of this dock are thin and grey."""
         session = self.session
-        if session is None:
-            return ""
-        name = f"{what} · {Path(session.layer.name).stem}"
-        if name not in self._viewer.layers:
-            zoom = camera_of(self._viewer).zoom * float(np.mean(session.frame.scale))
-            layer = Shapes(
-                ndim=2,
-                name=name,
-                edge_color=color,
-                face_color=[0, 0, 0, 0],
-                edge_width=max(3.0 / zoom, 1.0) if zoom > 0 else 1.0,
-                **session.frame.layer_options(),
-            )
-            self._viewer.add_layer(layer)
-        drawn = self._viewer.layers[name]
-        self._viewer.layers.selection.active = drawn
-        drawn.mode = "add_polygon"
-        return name
+        view = None if session is None else view_of(self._viewer, session.frame)
+        if session is None or view is None:
+            return
+        for layer in self._shapes():
+            looks(layer, is_chosen=LAYER_KEY + layer.name == self.key, zoom=view.zoom)
 
     def _shapes(self) -> list[Any]:
         return [layer for layer in self._viewer.layers if is_shapes(layer)]
 
+    def _layer(self, key: str) -> Any | None:
+        return next((s for s in self._shapes() if LAYER_KEY + s.name == key), None)
+
+    def _claim_all(self) -> None:
+        """With one slide alone there is no doubt on which one was drawn."""
+        if len([s for s in self._viewer.layers if is_slide_layer(s)]) == 1:
+            for layer in self._shapes():
+                if not owners(layer):
+                    claim(layer, self.session)
+
     def _on_chosen(self, _index: int = 0) -> None:
-        if self.box.currentData() == ALL_KEY and not self.ask(CONFIRM_TEXT):
+        if not self._agreed(self.key):
             self.box.setCurrentIndex(self.box.findData(NOTHING_KEY))
+        layer = self._layer(self.key)
+        if layer is not None:
+            claim(layer, self.session)
+        self._list(self.key)
+        self.restyle()
         self.changed.emit()
+
+    def _agreed(self, key: str) -> bool:
+        """Whether a person agrees to what needs an answer."""
+        if key == ALL_KEY:
+            return self.ask(CONFIRM_TEXT)
+        layer = self._layer(key)
+        if layer is None or belongs(layer, owner_of(self.session)):
+            return True
+        slide = Path(owners(layer)[0]).name
+        return self.ask(OTHERS_TEXT.format(layer=layer.name, slide=slide))
 
     def _on_inserted(self, event: Any) -> None:
         if is_shapes(event.value):
             event.value.events.data.connect(self._on_shapes)
+            self._claim_all()
             self._drawn.start()
         self.offer()
 
@@ -175,7 +256,12 @@ class TumourChooser(QObject):
 
     def _on_shapes(self, event: Any = None) -> None:
         """Something is drawn, or being drawn."""
+        self.drawing.heard(event)
         self._drawn.start()
+
+    def _on_drawn(self) -> None:
+        self.restyle()
+        self.changed.emit()
 
     def _ask_person(self, text: str) -> bool:
         answer = QMessageBox.question(self._parent, "HER2", text)

@@ -16,6 +16,7 @@ from napari_celldetr.core.her2 import (
 )
 from napari_celldetr.core.her2.assessment import UNCONFIRMED
 from napari_celldetr.gui.her2_state import CellFacts
+from napari_celldetr.pipeline.her2.result import Her2Result
 from napari_celldetr.pipeline.her2.tumour import NETWORK, Refusal, Tumour
 
 MEANINGS = {
@@ -51,7 +52,7 @@ def reason_of(found: Assessment) -> str:
     """Why this score, or why none, as a sentence."""
     reason = found.score.reason
     if found.score.score is None and reason == UNCONFIRMED:
-        reason = "say below where the invasive tumour is; the figures are of all measured cells"
+        reason = "say above where the invasive tumour is; the figures are of all measured cells"
     return sentence(reason)
 
 
@@ -76,6 +77,21 @@ def error_words(error: CellDETRError) -> str:
     return f"{error.message}{found} {remedy}".strip()
 
 
+def covered_words(found: Her2Result) -> str:
+    """What coverage without cells is of."""
+    assert found.coverage is not None
+    where = "the tumour" if found.tumour.zones else "the whole slide"
+    pixels = f"{found.coverage.pixels:,} pixels of stained tissue"
+    return f"Of {where}, wherever you look: {pixels}, by DAB alone."
+
+
+def pinned_words(found: Assessment, refusal: Refusal | None) -> str:
+    """The score in one line, for when its box is out of sight."""
+    cells = "1 cell" if found.n_cells == 1 else f"{found.n_cells:,} cells"
+    title = title_of(found) if refusal is None else NO_SCORE
+    return f"{title} · {cells}"
+
+
 def doubts_of(found: Assessment) -> list[str]:
     """What a reader should know besides the score, one sentence each."""
     score = found.score
@@ -88,9 +104,14 @@ def doubts_of(found: Assessment) -> list[str]:
 
 def margin_words(margin: Margin) -> str:
     """How far the next score is."""
-    cells = "cell" if margin.cells == 1 else "cells"
+    one = margin.cells == 1
+    number, cells = ("", "cell") if one else (f"{margin.cells:,} ", "cells")
     if margin.pattern is Pattern.NONE:
-        return f"With {margin.cells:,} fewer stained {cells} it would be {margin.score}."
+        were = "was" if one else "were"
+        return (
+            f"If the {number}most strongly stained {cells} {were} unstained, it would be "
+            f"{margin.score}."
+        )
     found = f"With {margin.cells:,} more {cells} of {margin.pattern.words} staining"
     return f"{found} it would be {margin.score}."
 

@@ -20,6 +20,7 @@ from napari_celldetr.gui.prepared import Prepared, prepare
 from napari_celldetr.gui.sources import ArraySlide
 from napari_celldetr.pipeline.journal_errors import DamagedJournalError
 from napari_celldetr.pipeline.journal_writer import JournalWriter
+from napari_celldetr.pipeline.lesson import Lesson
 from napari_celldetr.pipeline.project import Project
 from napari_celldetr.pipeline.project_cells import RunAbout
 from napari_celldetr.pipeline.project_record import SlideFacts, SlideRecord
@@ -40,6 +41,7 @@ class Result:
     coverage: Coverage | None
     model: str
     weights: str
+    lesson: Lesson | None = None
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,23 @@ def _result(
         return None
     um = table.source.mpp or mpp
     threshold = about.threshold if about.threshold is not None else 0.5
+    lesson = _lesson(record, about.weights, problems)
     cells = prepare(
-        table, size, mpp=um[0] if um else None, annotations=annotations, threshold=threshold
+        table,
+        size,
+        mpp=um[0] if um else None,
+        annotations=annotations,
+        threshold=threshold,
+        teacher=None if lesson is None else lesson.head,
     )
-    return Result(cells, colors, threshold, identity, coverage, about.model, about.weights)
+    return Result(cells, colors, threshold, identity, coverage, about.model, about.weights, lesson)
+
+
+def _lesson(record: SlideRecord, weights: str, problems: list[str]) -> Lesson | None:
+    """The lesson that holds, where it is of the model that found the cells."""
+    lesson = record.lessons.current()
+    problems += record.lessons.problems
+    return lesson if lesson is not None and lesson.fits(weights) else None
 
 
 def save_job(

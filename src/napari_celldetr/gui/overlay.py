@@ -283,7 +283,7 @@ class Overlay:
         table = table.select(inside(table.centres, tile.core))
         boxes = self.cells.boxes[self.cells.rows_in(room)]
         self.cells.add(table, within=room)
-        if len(boxes) or len(self.cells.annotations):
+        if len(boxes) or len(self.cells.annotations) or self.cells.teacher is not None:
             self.raster.repaint(self.cells, np.concatenate((boxes, table.boxes)))
         else:
             self.raster.paint_table(table, self.cells.threshold)
@@ -303,6 +303,15 @@ class Overlay:
             self.raster.show(self.cells.threshold)
         self._paint_said()
         self._changed(claims.table)
+
+    def retaught(self, raster: CellRaster) -> None:
+        """Claims have other classes; `raster` was painted with them outside the GUI thread."""
+        self.raster.take_over(raster)
+        if raster.threshold != self.cells.threshold:
+            self.raster.show(self.cells.threshold)
+        # What was corrected while it was painted.
+        self._paint_said()
+        self._version += 1
 
     def restated(self, rows: Rows, before: NDArray[np.float32]) -> None:
         """Cells were edited: `rows` of the table, which had the boxes `before` (N, 4)."""

@@ -223,7 +223,15 @@ class Dock(QWidget):
         area.setWidget(inner)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
+        outer.setSpacing(0)
         outer.addWidget(area)
+        self.scroll_bar = area.verticalScrollBar()
+
+    def pin(self, widget: QWidget) -> None:
+        """Put a widget above what scrolls; `fill` the dock first."""
+        outer = self.layout()
+        assert isinstance(outer, QVBoxLayout)
+        outer.insertWidget(0, widget)
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """The window is closed."""
@@ -370,6 +378,7 @@ class RunBar(QWidget):
         """Cancel was pressed."""
         self.cancel_button.setEnabled(False)
         self.cancel_button.setText("Stopping…")
+        self._say("Stopping…")
 
     def show_progress(self, step: Progress) -> None:
         """A step of the running job."""

@@ -22,6 +22,7 @@ from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.claims import Rows
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import AnnotationError, CellDETRError
+from napari_celldetr.core.head import Head
 from napari_celldetr.core.progress import Job, TileEvent, drain
 from napari_celldetr.core.regions import Region
 from napari_celldetr.gui import collector
@@ -35,9 +36,12 @@ from napari_celldetr.gui.overlay import NO_ROWS, Overlay, camera_of, view_of
 from napari_celldetr.gui.panel import JobRunner
 from napari_celldetr.gui.parts import single_shot
 from napari_celldetr.gui.prepared import Prepared
+from napari_celldetr.gui.raster import CellRaster
 from napari_celldetr.gui.sources import source_of_layer
 from napari_celldetr.pipeline.cell_ids import cell_ids
 from napari_celldetr.pipeline.export_check import ExportCheck
+from napari_celldetr.pipeline.lesson import Lesson
+from napari_celldetr.pipeline.lessons import LessonStore
 from napari_celldetr.pipeline.project import user_name
 from napari_celldetr.pipeline.project_record import SlideRecord
 from napari_celldetr.pipeline.reapply import Conflict, seen_in_areas
@@ -83,6 +87,8 @@ class SlideSession(QObject):
         The record was opened, or something about saving is to be told (`problems`).
     view_changed
         The camera has come to rest somewhere else.
+    lesson_changed
+        Another lesson gives the claims their classes.
 
     `state` is ``opening``, ``open``, ``unsaved`` (the project cannot be used) or empty.
     """
@@ -93,6 +99,7 @@ class SlideSession(QObject):
     claims_changed = Signal()
     opened = Signal()
     view_changed = Signal()
+    lesson_changed = Signal()
 
     def __init__(self, viewer: Any, layer: Any, *, author: str = "") -> None:
         super().__init__()
@@ -108,6 +115,7 @@ class SlideSession(QObject):
         self.conflicts: tuple[Conflict, ...] = ()
         self.model = ""
         self.weights = ""
+        self.lesson: Lesson | None = None
         self.read_only = ""
         self.users: set[int] = set()
         self.state = ""
@@ -237,6 +245,8 @@ class SlideSession(QObject):
 
     def _show_result(self, result: Result) -> None:
         self._colors |= result.colors
+        self.lesson = result.lesson
+        self.model, self.weights = result.model, result.weights
         table = result.cells.claims.table
         mpp = table.source.mpp
         if mpp is not None and mpp != self.frame.mpp:
@@ -245,7 +255,6 @@ class SlideSession(QObject):
         names = table.class_names
         colors = [self._colors.get(name, SPARE_COLORS[0]) for name in names]
         self.start_over(names, colors, result.threshold)
-        self.model, self.weights = result.model, result.weights
         self._identity = result.identity
         if result.coverage is not None and self.overlay is not None:
             self.overlay.show_coverage(result.coverage)
@@ -342,6 +351,7 @@ class SlideSession(QObject):
         said = self.cells.annotations
         self.cells = CellTable(class_names, cell_ids, threshold=threshold)
         self.cells.load(said)
+        self.cells.teach(self._head())
         self._colors |= dict(zip(class_names, colors, strict=True))
         self.conflicts, self._merged = (), None
         self._select(NO_ROWS)
@@ -384,6 +394,7 @@ class SlideSession(QObject):
             annotations=self._now.annotations,
             seen=seen,
             threshold=self.cells.threshold,
+            teacher=self.cells.teacher,
         )
 
     def annotations_now(self) -> Annotations:
@@ -424,19 +435,64 @@ class SlideSession(QObject):
             self.opened.emit()
 
     def use_mpp(self, mpp: float) -> None:
-        """Take another pixel size (µm) for the slide; cells found with the old one go."""
+        """Take another pixel size (µm) for the slide; cells found with the old one go.
+
+        The same part of the slide stays on the screen.
+        """
+        before = self.frame
         self._place((mpp, mpp))
+        self._look_where(before)
         self.findings, self._of_cells, self._identity = (), (), ()
         if self.overlay is not None:
             self.start_over(self.cells.class_names, self.colors, self.cells.threshold)
-        self.viewer.reset_view()
         self.opened.emit()
         self.cells_changed.emit()
+
+    def _look_where(self, before: Frame) -> None:
+        """See in the present frame what was seen in the one before."""
+        camera = camera_of(self.viewer)
+        place = before.from_world(np.array([camera.center[-2:]], np.float64))
+        y, x = self.frame.to_world(place)[0]
+        camera.center = (*camera.center[:-2], float(y), float(x))
+        camera.zoom *= float(np.mean(before.scale) / np.mean(self.frame.scale))
 
     def _place(self, mpp: tuple[float, float]) -> None:
         self.layer.scale = (*self.layer.scale[:-2], mpp[1], mpp[0])
         self.layer.units = ("um", "um")
         self.frame = Frame.of_layer(self.layer)
+
+    # Lessons ----------------------------------------------------------------------------
+
+    @property
+    def lessons(self) -> LessonStore | None:
+        """Where lessons of this slide are kept; None where its record cannot be used."""
+        return None if self._record is None else self._record.lessons
+
+    def _head(self) -> Head | None:
+        fits = self.lesson is not None and self.lesson.fits(self.weights)
+        return self.lesson.head if fits and self.lesson is not None else None
+
+    def use_lesson(self, lesson: Lesson | None, raster: CellRaster) -> Rows:
+        """Let a lesson hold, or none; the rows whose class changed.
+
+        `raster` was painted with it in a job's thread. Raises `DataError` where it does not fit.
+        """
+        before = self.lesson
+        self.lesson = lesson
+        try:
+            rows = self.cells.teach(self._head())
+        except CellDETRError:
+            self.lesson = before
+            raise
+        if lesson is not None:
+            self._colors = {**lesson.class_colors, **self._colors}
+        if self.overlay is not None:
+            self.overlay.set_colors(self.colors)
+            self.overlay.retaught(raster)
+        self.refresh()
+        self.cells_changed.emit()
+        self.lesson_changed.emit()
+        return rows
 
     # Colours and figures ----------------------------------------------------------------
 
@@ -715,10 +771,15 @@ class _Held:
         return _Held()
 
 
+def known_session(layer: Any) -> SlideSession | None:
+    """The session of a slide layer, if a dock has begun one."""
+    held = layer.metadata.get(SESSION_KEY)
+    return held.session if isinstance(held, _Held) else None
+
+
 def session_of(viewer: Any, layer: Any, user: object) -> SlideSession:
     """The session of a slide layer that all docks share; `user` must `leave` it some day."""
-    held = layer.metadata.get(SESSION_KEY)
-    session: SlideSession | None = held.session if isinstance(held, _Held) else None
+    session = known_session(layer)
     if session is None:
         session = SlideSession(viewer, layer)
         layer.metadata[SESSION_KEY] = _Held(session)

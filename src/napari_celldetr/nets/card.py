@@ -65,6 +65,9 @@ class ModelCard:
         `napari_celldetr.core.calibration.Calibration`.
     task : str
         One of `TASKS`; cards from before there were several are of detectors.
+    lesson : dict or None
+        Of a model that was taught: ``model_classes`` (names that the network itself has, the
+        first of `class_names`), and where the lesson came from.
     """
 
     name: str
@@ -91,6 +94,7 @@ class ModelCard:
     parent: str | None = None
     calibration: dict[str, Any] | None = None
     task: str = DETECT
+    lesson: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -119,6 +123,8 @@ class ModelCard:
             bad.append("class_rule")
         if not (self.calibration is None or self._is("calibration", dict)):
             bad.append("calibration")
+        if not (self.lesson is None or self._is("lesson", dict)):
+            bad.append("lesson")
         if bad:
             raise TypeError(", ".join(bad))
 
@@ -133,6 +139,12 @@ class ModelCard:
             bad.append(f"task {self.task!r:.40} (this version knows {', '.join(TASKS)})")
         if self.task != DETECT and (self.class_rule or self.calibration):
             bad.append(f"a class rule or a calibration of scores in a model to {self.task}")
+        if self.lesson is not None:
+            own = tuple(self.lesson.get("model_classes") or ())
+            if self.task != DETECT or self.class_rule or not own:
+                bad.append("a lesson of a model without classes of its own")
+            elif self.class_names[: len(own)] != own:
+                bad.append("a lesson whose model_classes are not the first of class_names")
         if not self.class_names or len(self.class_names) != len(self.class_colors):
             bad.append("class_names and class_colors of different or zero length")
         if not 0.1 <= self.mpp <= 2.0:
@@ -171,6 +183,8 @@ class ModelCard:
         values = dataclasses.asdict(self)
         if self.task == DETECT:
             del values["task"]
+        if self.lesson is None:
+            del values["lesson"]
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 

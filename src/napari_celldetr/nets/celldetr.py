@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_celldetr.core.errors import ConfigError
+from napari_celldetr.nets.adapters import adapters
 from napari_celldetr.nets.attention import Backend, DeformableAttention
 from napari_celldetr.nets.backbones import Backbone, FeaturePyramid
 from napari_celldetr.nets.celldetr_config import CellDETRConfig
+from napari_celldetr.nets.lesson_head import LessonHead
 from napari_celldetr.nets.overview import Overview, dense_head
 from napari_celldetr.nets.queries import (
     CROWDED,
@@ -100,6 +102,7 @@ class CellDETR(nn.Module):
         self.detection = DetectionDecoder(config)
         self.representation = RepresentationDecoder(config)
         self.overview = Overview(config.overview, config.num_classes) if config.overview else None
+        self.lesson: LessonHead | None = None
 
     def encode(self, image: Tensor) -> Encoded:
         """Normalised image (B, 3, H, W) -> features; with an overview, but not while training."""
@@ -107,6 +110,13 @@ class CellDETR(nn.Module):
         if self.overview is None or self.training:
             return encoded
         return replace(encoded, overview_map=self.overview(image))
+
+    def encode_features(self, features: list[Tensor], image: tuple[int, int]) -> Encoded:
+        """What `encode` makes of an image (height, width) whose backbone features are known.
+
+        Without an overview, as while training.
+        """
+        return self.encoder.read(features, image)
 
     def detect(self, encoded: Encoded, *, floor: float | None = None) -> Detected:
         """Find cells. With `floor`, heatmap peaks below that probability get no query."""
@@ -214,16 +224,21 @@ class Encoder(nn.Module):
         )
         levels = len(config.strides) + config.extra_levels
         self.level_embedding = nn.Parameter(torch.randn(levels, config.size) * 0.02)
+        adapted = [config.size] * levels if self.pyramid is None else channels
+        self.adapters = adapters(adapted, config.adapters)
         self.first_encoded = sum(s < config.encoder_stride for s in config.strides)
         inner = replace(_layer_config(config), levels=levels - self.first_encoded)
         self.layers = nn.ModuleList(EncoderLayer(inner) for _ in range(config.encoder_layers))
 
     def forward(self, image: Tensor) -> Encoded:
         """(B, 3, H, W) -> `Encoded`."""
-        features = self.backbone(image)
+        return self.read(self.backbone(image), (image.shape[-2], image.shape[-1]))
+
+    def read(self, features: list[Tensor], size: tuple[int, int]) -> Encoded:
+        """Backbone features (B, C_i, H / s_i, W / s_i) of images (height, width) -> `Encoded`."""
         fine = heat = classes = None
         if self.pyramid is not None:
-            features = self.pyramid(features)
+            features = self._adapted(self.pyramid(features))
             fine = [features[self.strides.index(self.config.heat_stride)]]
             fine.append(features[self.strides.index(self.config.class_stride)])
             heat = self.heat_head(fine[0]).float()
@@ -234,11 +249,17 @@ class Encoder(nn.Module):
         for extra in self.extra:
             last = extra(last)
             levels.append(last)
+        if self.pyramid is None:
+            levels = self._adapted(levels)
         shapes = [(f.shape[-2], f.shape[-1]) for f in levels]
-        tokens = token_boxes(shapes, device=image.device, dtype=torch.float32)
+        tokens = token_boxes(shapes, device=levels[0].device, dtype=torch.float32)
         memory = self._encode([f.flatten(2).transpose(1, 2) for f in levels], shapes, tokens)
-        size = (image.shape[-2], image.shape[-1])
         return Encoded(memory, shapes, size, tokens, fine, heat, classes)
+
+    def _adapted(self, levels: list[Tensor]) -> list[Tensor]:
+        if not len(self.adapters):
+            return levels
+        return [adapt(level) for adapt, level in zip(self.adapters, levels, strict=True)]
 
     def _encode(
         self, levels: list[Tensor], shapes: list[tuple[int, int]], tokens: Tensor

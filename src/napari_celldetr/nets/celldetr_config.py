@@ -39,6 +39,7 @@ _LIMITS = {
     "heat_stride": (1, 64),
     "class_stride": (1, 64),
     "context_tokens": (0, 64),
+    "adapters": (0, 512),
 }
 
 
@@ -156,6 +157,9 @@ class CellDETRConfig:
     overview : OverviewConfig or None
         A second network at a coarser scale that has a say in the classes. Not used and not
         changed while training.
+    adapters : int
+        Channels of the bottleneck of a residual adapter on every pyramid level, or behind every
+        projection where there is no pyramid (see `nets.adapters`); 0 for none.
     """
 
     num_classes: int = 5
@@ -191,6 +195,7 @@ class CellDETRConfig:
     context_tokens: int = 0
     backend: Backend = "embedding_bag"
     overview: OverviewConfig | None = None
+    adapters: int = 0
 
     def __post_init__(self) -> None:
         if self.overview is not None and not isinstance(self.overview, OverviewConfig):

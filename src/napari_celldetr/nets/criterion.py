@@ -159,8 +159,19 @@ class Criterion:
         """
         self.check(model.config)
         encoded, detected = model(image)
+        return self.of(model, encoded, detected, targets, teacher)
+
+    def of(
+        self,
+        model: CellDETR,
+        encoded: Encoded,
+        detected: Detected,
+        targets: list[Targets],
+        teacher: Encoded | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The same of a batch that the model has encoded and searched already."""
         # Sampling, matching and losses in float32, whatever autocast does to convolutions.
-        with torch.autocast(image.device.type, enabled=False):
+        with torch.autocast(encoded.memory.device.type, enabled=False):
             losses = _Losses(self, model, encoded, detected, targets, _sure_heat(teacher))
             parts = losses.parts()
         total = torch.stack(list(parts.values())).sum()

@@ -61,7 +61,7 @@ class CellDETRPredictor(LoadedNetwork[CellDETR]):
 
     Where the card holds a calibration, scores and class probabilities are calibrated last of
     all. What comes before, peaks of the heatmap and limits of scores, is in the network's own
-    numbers: the card's floor is turned back into them.
+    numbers: the card's floor is turned back into them. A lesson has the last word on classes.
     """
 
     def __init__(
@@ -87,6 +87,11 @@ class CellDETRPredictor(LoadedNetwork[CellDETR]):
     def _least(self) -> float:
         # Where a score is sqrt(detection · class), a detection of floor² may still reach the floor.
         return self._floor**2 if self._model.config.class_target == "all" else self._floor
+
+    @property
+    def class_columns(self) -> bool:
+        """Whether cells come with every class's probability; not where classes are measured."""
+        return self._class_columns and self._card.class_rule is None
 
     def to(self, device: str) -> CellDETRPredictor:
         """The same model on another device, in float32 on a CPU."""
@@ -334,8 +339,11 @@ class CellDETRPredictor(LoadedNetwork[CellDETR]):
         if self._calibration is not None:
             score = self._calibration.score(score).astype(np.float32)
             share = self._calibration.shares(share).astype(np.float32)
+        if self._model.lesson is not None:
+            share = self._model.lesson.shares(vectors, share)
+            best = share.argmax(-1)
         columns = {"class_probability": share[np.arange(len(best)), best]}
-        if self._class_columns and share.shape[1] == len(self._card.class_names):
+        if self.class_columns and share.shape[1] == len(self._card.class_names):
             names = [PROBABILITY + name for name in self._card.class_names]
             columns |= dict(zip(names, share.T, strict=True))
         return Detections(

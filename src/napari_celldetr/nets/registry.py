@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from napari_celldetr.core.errors import ConfigError, ModelError
+from napari_celldetr.core.user_folders import user_models_folder
 from napari_celldetr.nets.card import CLASSIFY, DETECT, SEGMENT, ModelCard, read_card
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ _TYPES = {"F16", "F32", "BF16", "I64"}
 
 
 def model_folders() -> list[Path]:
-    """Folders searched for models: ``CELLDETR_MODELS`` (path list), then the installed ones."""
+    """Folders searched for models: ``CELLDETR_MODELS`` (path list), the installed ones, the user's.
+
+    The user's own come last, so that none of them takes the place of an installed one unseen.
+    """
     extra = [Path(p) for p in os.environ.get("CELLDETR_MODELS", "").split(os.pathsep) if p]
     package = Path(__file__).resolve().parents[1]
     # A wheel carries the models inside the package; a source checkout has them beside src/.
     own = [package / "models", package.parents[1] / "models"]
-    return [p for p in [*extra, *own] if p.is_dir()]
+    return [p for p in [*extra, *own, user_models_folder()] if p.is_dir()]
 
 
 def is_shipped(folder: str | Path) -> bool:
@@ -204,12 +208,16 @@ def _own_network(card: ModelCard) -> torch.nn.Module:
         config = kind(**card.arguments)
     except ConfigError as error:
         raise _bad_card(card, error.expected or "", error.found or "") from error
-    if config.num_classes != len(card.class_names) and not card.class_rule:
-        raise _bad_card(
-            card, f"{config.num_classes} class names", f"{len(card.class_names)} class names"
-        )
-    made: torch.nn.Module = network(config)
-    return made
+    named = card.class_names if card.lesson is None else card.lesson["model_classes"]
+    if config.num_classes != len(named) and not card.class_rule:
+        raise _bad_card(card, f"{config.num_classes} class names", f"{len(named)} class names")
+    made: Any = network(config)
+    if card.lesson is not None:
+        from napari_celldetr.nets.lesson_head import LessonHead
+
+        made.lesson = LessonHead(len(card.class_names), config.num_classes, config.size)
+    whole: torch.nn.Module = made
+    return whole
 
 
 def _own_classes(architecture: str) -> tuple[Any, Any]:
@@ -271,7 +279,11 @@ def load_network(name_or_folder: str | Path) -> tuple[torch.nn.Module, ModelCard
 
 
 def load_model(
-    name_or_folder: str | Path, *, device: str = "auto", flips: bool = False
+    name_or_folder: str | Path,
+    *,
+    device: str = "auto",
+    flips: bool = False,
+    class_columns: bool = False,
 ) -> Predictor:
     """A detector ready to predict.
 
@@ -282,6 +294,9 @@ def load_model(
         ``auto`` takes CUDA, then Apple's MPS, then the CPU; or name one.
     flips : bool
         Average mirrored views.
+    class_columns : bool
+        Give the probability of every class as a column ``probability_<class>`` as well, which is
+        what lessons start from. Architectures of other packages do as they like.
 
     Raises
     ------
@@ -302,7 +317,14 @@ def load_model(
         # An architecture that came by entry point brings its own way of predicting.
         own: Predictor = cast(Any, network).make_predictor(card, device=chosen, flips=flips)
         return own
-    return CellDETRPredictor(network, card, device=chosen, flips=flips, dtype=_dtype(chosen))
+    return CellDETRPredictor(
+        network,
+        card,
+        device=chosen,
+        flips=flips,
+        dtype=_dtype(chosen),
+        class_columns=class_columns,
+    )
 
 
 def load_patch_predictor(name_or_folder: str | Path, *, device: str = "auto") -> ViTPatchPredictor:

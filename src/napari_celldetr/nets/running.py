@@ -30,12 +30,17 @@ def running(device: str, dtype: torch.dtype) -> Iterator[None]:
     try:
         with torch.inference_mode(), mixed:
             yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(str(error)) from error
     except RuntimeError as error:
-        if any(words in str(error) for words in _OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             raise MemoryError(str(error)) from error
         raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device has not enough memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 class Normalizer:

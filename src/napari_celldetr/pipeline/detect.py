@@ -209,7 +209,7 @@ class _Run:
             tiles=geometry.grid.plan(asked, first=first),
             threshold=threshold,
             source=source,
-            key=_key(source, config, card, geometry),
+            key=_key(source, config, card, geometry, predictor),
             started=started,
         )
 
@@ -423,9 +423,18 @@ def _region(slide: SlideLike, region: Region | None) -> Region:
     return common
 
 
-def _key(source: Source, config: DetectConfig, card: Any, geometry: Geometry) -> str:
+def _key(
+    source: Source,
+    config: DetectConfig,
+    card: Any,
+    geometry: Geometry,
+    predictor: Predictor | None,
+) -> str:
     """Everything a tile's result depends on; the threshold and the region are not part of it."""
+    # Tiles with more columns and tiles with fewer are not mixed: what is not in all would be lost.
+    more = {"class_columns": True} if getattr(predictor, "class_columns", False) else {}
     return run_key(
+        **more,
         slide=source.slide_id,
         weights=source.weights_sha256,
         class_rule=card.class_rule,

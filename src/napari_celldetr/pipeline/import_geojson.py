@@ -133,12 +133,15 @@ def edit_from_geojson(
         raise _wrong_size("radius_px", radius)
     names = ClassWords((*(() if present is None else present.cells.class_names), *class_names))
     found = FileObjects(nucleus_px, names.mapped(class_map or {}))
-    _read(Path(path), found, offset)
+    read_objects(Path(path), found, offset)
     cells = found.cells()
     return _edit(Path(path).name, cells, found, present, names, radius)
 
 
-def _read(path: Path, found: FileObjects, offset: tuple[float, float]) -> None:
+def read_objects(
+    path: Path, found: FileObjects, offset: tuple[float, float]
+) -> Mapping[str, object]:
+    """Read a file's features into `found`; what the file's writer says of it, if it is ours."""
     try:
         with open_text(path, path.suffix.lower() == ".gz") as file:
             stream = JsonStream(file, "features", "GeoJSON as QuPath writes it")
@@ -148,6 +151,7 @@ def _read(path: Path, found: FileObjects, offset: tuple[float, float]) -> None:
             found.offset = (float(x), float(y))
             for feature in stream.members():
                 found.add(feature)
+        return about if isinstance(about, dict) else {}
     except ExportError:
         raise
     except OSError as error:

@@ -11,11 +11,11 @@ import getpass
 import hashlib
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 from napari_celldetr.core.errors import AnnotationError
+from napari_celldetr.core.user_folders import user_data_folder
 from napari_celldetr.pipeline.atomic import why
 from napari_celldetr.pipeline.journal import now
 from napari_celldetr.pipeline.project_files import (
@@ -40,13 +40,7 @@ def default_folder() -> Path:
     asked = os.environ.get("CELLDETR_PROJECT")
     if asked:
         return Path(asked)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "napari-celldetr" / "projects" / "default"
+    return user_data_folder() / "projects" / "default"
 
 
 class Project:

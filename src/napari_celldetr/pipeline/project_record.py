@@ -13,6 +13,7 @@ from napari_celldetr.core.errors import AnnotationError, CellDETRError
 from napari_celldetr.core.regions import Region
 from napari_celldetr.pipeline.journal import Journal, now, recover
 from napari_celldetr.pipeline.journal_file import JournalFile
+from napari_celldetr.pipeline.lessons import LessonStore
 from napari_celldetr.pipeline.project_cells import KEEP, RunAbout, RunStore
 from napari_celldetr.pipeline.project_files import (
     inside,
@@ -84,6 +85,8 @@ class SlideRecord:
     read_only : bool
     hindrance : str
         Why it is read-only, for people; empty when it is not.
+    lessons : LessonStore
+        What was taught here.
 
     Close it, or use it in a ``with``. Methods that write raise `AnnotationError` when it is
     read-only or the disk refuses.
@@ -103,6 +106,7 @@ class SlideRecord:
         self._root, self._author = root, author
         self._lock = SlideLock(root, folder, user=author)
         self._runs = RunStore(root, folder / "cells", referred=self._referred)
+        self.lessons = LessonStore(root, folder / "lessons", must_write=self._must_write)
         self._problems: list[str] = []
         self._check_facts()
         if read_only:
@@ -148,7 +152,7 @@ class SlideRecord:
         if not self._lock.take():
             return False
         try:
-            for folder in (self.folder, self.folder / "cells"):
+            for folder in (self.folder, self.folder / "cells", self.folder / "lessons"):
                 sweep(inside(self._root, folder))
             self._write_facts()
         except AnnotationError as error:
@@ -262,7 +266,7 @@ class SlideRecord:
     @property
     def problems(self) -> list[str]:
         """What was left out because it is damaged, in words."""
-        return [*self._problems, *self._runs.problems]
+        return [*self._problems, *self._runs.problems, *self.lessons.problems]
 
     # -- the slide -----------------------------------------------------------------------
 

@@ -46,11 +46,12 @@ def find_record(slide: Any, project: str | Path | None = None) -> SlideRecord:
     return record
 
 
-def reviewed_cells(record: SlideRecord) -> CorrectedCells:
-    """The latest result of a slide with all corrections on top, as the viewer shows it.
+def reviewed_table(record: SlideRecord) -> CellTable:
+    """The latest result of a slide with all corrections on top, as the viewer holds it.
 
-    Claims scored lower than the threshold that was chosen in the viewer are left out. Raises
-    `AnnotationError` when there are neither results nor corrections, or the journal is damaged.
+    Claims scored lower than the threshold that was chosen in the viewer are not kept; a lesson
+    that holds has named the cells. Raises `AnnotationError` when there are neither results nor
+    corrections, or the journal is damaged.
     """
     with Journal.open(record.journal_path, author="", read_only=True) as journal:
         said = journal.annotations()
@@ -67,7 +68,7 @@ def reviewed_cells(record: SlideRecord) -> CorrectedCells:
     if found is None:
         table = CellTable(said.class_names, cell_ids)
         table.load(said)
-        return with_sizes(table.corrected(), record.facts.mpp)
+        return table
     claims, about = found
     threshold = _threshold(record, about.threshold)
     mpp = claims.source.mpp or record.facts.mpp
@@ -77,7 +78,21 @@ def reviewed_cells(record: SlideRecord) -> CorrectedCells:
     reach = reach_px(mpp[0] if mpp else None)
     joined = reapply(prepared, said, reach_px=reach, threshold=threshold)
     table.replace(prepared, covered=joined.covered)
-    return with_sizes(table.corrected(), mpp)
+    _teach(table, record)
+    return table
+
+
+def _teach(table: CellTable, record: SlideRecord) -> None:
+    """Let the lesson that holds name the cells, if it is of the model that found them."""
+    lesson = record.lessons.current()
+    if lesson is not None and lesson.fits(table.source.weights_sha256):
+        table.teach(lesson.head)
+
+
+def reviewed_cells(record: SlideRecord) -> CorrectedCells:
+    """`reviewed_table` as cells for a file, with their sizes in µm."""
+    table = reviewed_table(record)
+    return with_sizes(table.corrected(), table.source.mpp or record.facts.mpp)
 
 
 def class_colors(record: SlideRecord) -> dict[str, tuple[int, int, int]]:

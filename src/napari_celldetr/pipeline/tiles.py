@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from napari_celldetr.core.config import DetectConfig
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import ConfigError, SlideError
-from napari_celldetr.core.regions import Region, Tile, TileGrid
+from napari_celldetr.core.regions import Region, Tile, TileGrid, reading_scale
 
 SLACK_MODEL_PX = 4.0
 """How far two tiles may disagree on one cell's centre, in px of the model's scale."""
 
-_SNAP = 0.03
-"""Share by which a slide's µm/px may miss a whole multiple of the model's and be read as it."""
 SMALLEST_MODEL_PX = 0.5
 """Boxes thinner than this are numerical accidents, not cells."""
 
@@ -79,7 +77,7 @@ class Geometry:
 def plan_geometry(slide: SlideLike, config: DetectConfig, model_mpp: float) -> Geometry:
     """The tile grid in level-0 px; `SlideError` when the pixel size is unknown."""
     mpp = _pixel_size(slide, config)
-    scale = _scale(model_mpp / math.sqrt(mpp[0] * mpp[1]))
+    scale = reading_scale(model_mpp / math.sqrt(mpp[0] * mpp[1]))
     halo = max(1, round(config.halo_px * scale))
     core = round(config.tile_px * scale) - 2 * halo
     if core < max(1, 2 * halo):
@@ -95,16 +93,6 @@ def plan_geometry(slide: SlideLike, config: DetectConfig, model_mpp: float) -> G
     return Geometry(
         TileGrid(core, halo, model_mpp), config.tile_px, scale, mpp, read_mpp, slide.size
     )
-
-
-def _scale(ratio: float) -> float:
-    """Level-0 px per model px: a whole number where the ratio is within 3 % of one.
-
-    Nuclei differ far more than that in size, and whole steps keep every tiling on the same
-    pixels: a resampled edge falls differently in every tile, and faint cells come and go.
-    """
-    whole = round(ratio)
-    return float(whole) if whole >= 1 and abs(ratio / whole - 1) <= _SNAP else ratio
 
 
 def read_tile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import timm
 from torch import Tensor, nn
@@ -146,6 +146,9 @@ def _continued(config: RunConfig, architecture: Architecture) -> Start:
             remedy="leave out one of them",
         )
     own: Any = parent.config
+    if getattr(parent, "lesson", None) is not None:
+        # It speaks of embeddings that training changes.
+        cast(Any, parent).lesson = None
     changes: dict[str, Any] = {"num_classes": len(config.class_names)}
     if getattr(own, "overview", None) is not None and config.class_names != card.class_names:
         # It knows the old classes only.

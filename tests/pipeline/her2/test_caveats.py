@@ -78,7 +78,7 @@ def test_a_stain_that_cannot_be_told_is_said():
     kinds = (("IHC", StainKind("H-DAB", "DAB")), ("H&E", StainKind("unknown", "too pale")))
     found = result(kinds=kinds)
     (said,) = score_caveats(found)
-    assert "H&E slide" in said
+    assert "slide is H&E" in said
     assert "too pale" in said
     assert said in report_notes(found)
 

@@ -15,7 +15,7 @@ from her2_slides import FakePixels, box, make, stain_network, zone_of
 
 from napari_celldetr import RESEARCH_USE
 from napari_celldetr.core.errors import ConfigError, ModelError, SlideError
-from napari_celldetr.core.her2 import Pattern
+from napari_celldetr.core.her2 import Cutoffs, Pattern
 from napari_celldetr.core.progress import drain
 from napari_celldetr.core.transform import ErrorMap, SlideFrame, SlideTransform
 from napari_celldetr.pipeline.her2.content import finite, report_content
@@ -24,7 +24,7 @@ from napari_celldetr.pipeline.her2.page import render_page
 from napari_celldetr.pipeline.her2.palette import SCORE_COLORS
 from napari_celldetr.pipeline.her2.replay import replay
 from napari_celldetr.pipeline.her2.report import write_report
-from napari_celldetr.pipeline.her2.result import Control
+from napari_celldetr.pipeline.her2.result import Control, Rules, conclude
 from napari_celldetr.pipeline.her2.score import TumourRequest, score_her2
 from napari_celldetr.pipeline.her2.seal import (
     ReportError,
@@ -407,6 +407,39 @@ def test_settings_without_sense_are_refused(made, part):
         drain(replay(sealed(content), made[0]))
 
 
+def head_of(page):
+    """What stands above the first section, and the rest."""
+    head, _, rest = page.partition("<h2>")
+    return head, rest
+
+
+def test_what_a_person_changed_stands_beside_the_score(scored, tmp_path):
+    target = tmp_path / "r.html"
+    write_report(scored, target)
+    head, rest = head_of(target.read_text(encoding="utf-8"))
+    assert "changed" not in head
+    assert "own: the guideline gives words" in rest
+    other = conclude(scored, scored.reading, Rules(Cutoffs(intense=0.4, complete=0.75)))
+    write_report(other, target)
+    head, rest = head_of(target.read_text(encoding="utf-8"))
+    said = "Intense from 0.4 (usually 0.6), Complete from 0.75 (usually 0.8)"
+    assert said in head
+    assert "changed by a person: see beside the score" in rest
+    assert "own: the guideline gives words" not in rest
+    assert any(said in note for note in read_report(target)["score_notes"])
+
+
+def test_the_page_says_what_scores_of_cells_are_made_of(scored, written):
+    page = (written / "r.html").read_text(encoding="utf-8")
+    counts = scored.assessment.counts
+    for pattern, score in zip(Pattern, ("0", "1+", "2+", "3+", "2+"), strict=True):
+        row = f'<td>{pattern.words}</td><td>{score}</td><td class="n">{counts[pattern]:,}</td>'
+        assert row in page
+    lower = scored.assessment.lower
+    said = f"{lower.score} if the {lower.cells} most strongly stained cells were unstained"
+    assert said in page
+
+
 def test_a_control_evens_out_the_lot_and_is_replayed(made):
     slide, truth = made
     stain = estimate_slide_stain(slide)
@@ -418,6 +451,8 @@ def test_a_control_evens_out_the_lot_and_is_replayed(made):
     content = report_content(drain(job))
     assert content["stain"]["gain"] > 1.1
     assert content["stain"]["control"]["region"]["width"] == whole.width
+    said = f"Stain evened out to a control on the slide: DAB × {content['stain']['gain']:.2f}."
+    assert said in content["score_notes"]
     assert drain(replay(sealed(content), slide)).is_equal
 
 

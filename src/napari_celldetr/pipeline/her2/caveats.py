@@ -5,12 +5,14 @@ And the notes of a report, of which these are the ones that can change how a sco
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from napari_celldetr.core.config import describe
 from napari_celldetr.pipeline.her2.placement import reaching_out
-from napari_celldetr.pipeline.her2.result import Her2Result
+from napari_celldetr.pipeline.her2.result import Control, Her2Result
+from napari_celldetr.pipeline.her2.slide_stain import SlideStain
+from napari_celldetr.pipeline.her2.stain_kind import StainKind
 from napari_celldetr.pipeline.her2.tumour_areas import IHC, NETWORK
 from napari_celldetr.pipeline.self_check import check_cells, check_sureness, is_far
 
@@ -20,10 +22,11 @@ def score_caveats(result: Her2Result) -> tuple[str, ...]:
     return (
         *_tumour(result),
         *_registration(result),
-        *_own("Cut-offs", result.rules.cutoffs),
-        *_own("Minimum", result.rules.minimum),
+        *own_settings("Cut-offs", result.rules.cutoffs),
+        *own_settings("Minimum", result.rules.minimum),
+        *evened_out(result.control, result.stain),
         *_missing(result),
-        *stain_doubts(result),
+        *stain_doubts(result.kinds),
         *size_doubts(result, clear=True),
     )
 
@@ -33,7 +36,7 @@ def report_notes(result: Her2Result) -> tuple[str, ...]:
     report = result.detection
     said = (
         *result.slide.warnings,
-        *stain_doubts(result),
+        *stain_doubts(result.kinds),
         *result.notes,
         reaching_out(result.tumour.zones, result.slide.size, IHC),
         *_missing(result),
@@ -43,11 +46,12 @@ def report_notes(result: Her2Result) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for note in said if note))
 
 
-def stain_doubts(result: Her2Result) -> tuple[str, ...]:
+def stain_doubts(kinds: Iterable[tuple[str, StainKind]]) -> tuple[str, ...]:
     """Which slides cannot be told to be what they were given as."""
     return tuple(
-        f"Whether the {side} slide is one cannot be told from its colours: {found.why}."
-        for side, found in result.kinds
+        f"Could not confirm from its colours that the slide is {side}: {found.why}. Check that it "
+        "is the right one."
+        for side, found in kinds
         if found.kind == "unknown"
     )
 
@@ -81,7 +85,13 @@ def _registration(result: Her2Result) -> Iterator[str]:
         )
 
 
-def _own(name: str, chosen: Any) -> Iterator[str]:
+def evened_out(control: Control | None, stain: SlideStain) -> Iterator[str]:
+    """That a control made the stain darker or paler, and how much."""
+    if control is not None:
+        yield f"Stain evened out to a control on the slide: DAB × {stain.gain:.2f}."
+
+
+def own_settings(name: str, chosen: Any) -> Iterator[str]:
     """Settings that are not the usual ones, with both values."""
     changed = [
         f"{setting.info.label} {getattr(chosen, setting.name):g} (usually {setting.default:g})"

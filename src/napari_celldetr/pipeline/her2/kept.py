@@ -74,7 +74,7 @@ class MeasuredWith:
 class KeptReading:
     """Measured cells, the stain they were read with, what evened it out, and when.
 
-    `refused` says why the slide must not be scored.
+    `refused` says why the slide must not be scored; `notes` what could not be told of it.
     """
 
     reading: Her2Reading
@@ -82,6 +82,7 @@ class KeptReading:
     control: Control | None = None
     refused: Refusal | None = None
     time: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @cache
@@ -178,6 +179,7 @@ def _described(kept: KeptReading) -> dict[str, Any]:
         },
         "control": None if kept.control is None else asdict(kept.control),
         "refused": None if kept.refused is None else asdict(kept.refused),
+        "notes": kept.notes,
     }
 
 
@@ -236,6 +238,7 @@ def _kept(about: Mapping[str, Any], arrays: Arrays) -> KeptReading:
         control and Control(Region(**control["region"]), float(control["expected_od"])),
         refused and Refusal(str(refused["reason"]), str(refused["remedy"])),
         str(about["time"]),
+        tuple(map(str, about["notes"])),
     )
 
 

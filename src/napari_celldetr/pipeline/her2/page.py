@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from napari_celldetr.core.her2 import SCORES
+from napari_celldetr.core.her2 import SCORES, Pattern, cell_scores
 from napari_celldetr.pipeline.her2.bars import share_bar
 from napari_celldetr.pipeline.her2.content import BY_CELLS, Content
 from napari_celldetr.pipeline.her2.embed import embedded, sealed_page
@@ -173,6 +173,8 @@ def _shares(content: Content) -> Iterator[str]:
         head = "<th>DAB density</th><th>Share of pixels</th><th class='n'>% area</th>"
     rows = "".join(_share(content, score, by_cells=by_cells) for score in SCORES)
     yield f"<table><tr>{head}</tr>{rows}</table>"
+    if by_cells:
+        yield _patterns(content)
     network = content["networks"]["pixels"]
     if network is not None:
         figures = ", ".join(f"{s} {number(network['percent_area'][s])} %" for s in SCORES)
@@ -181,6 +183,22 @@ def _shares(content: Content) -> Iterator[str]:
             f"It says otherwise of the staining in {100 * (network['disagreement'] or 0):.1f} % "
             "of the pixels in measured cells.</p>"
         )
+
+
+def _patterns(content: Content) -> str:
+    """What the scores of single cells are made of: 2+ is two patterns, asked about apart."""
+    whole = content["n_cells"] or 0
+    rows = []
+    for pattern in Pattern:
+        cells = content["patterns"][pattern.name.lower()]
+        share = 100 * cells / whole if whole else None
+        score = SCORES[int(cell_scores([pattern])[0])]
+        rows.append(
+            f"<tr><td>{escape(pattern.words)}</td><td>{escape(score)}</td>"
+            f'<td class="n">{cells:,}</td><td class="n">{number(share)}</td></tr>'
+        )
+    head = "<th>Membrane of a cell</th><th>Its score</th><th class='n'>Cells</th>"
+    return f"<table><tr>{head}<th class='n'>% cells</th></tr>{''.join(rows)}</table>"
 
 
 _DENSITIES = {"0": "unstained", "1+": "weak", "2+": "moderate", "3+": "intense"}
@@ -220,10 +238,7 @@ def _doubt_lines(content: Content) -> Iterator[str]:
     for margin in (content["margins"]["lower"], content["margins"]["higher"]):
         if margin is not None:
             share = 100 * margin["cells"] / content["n_cells"]
-            yield (
-                f"{margin['score']} if {margin['cells']:,} cells ({share:.1f} %) looked otherwise: "
-                f"{margin['words']}."
-            )
+            yield f"{margin['score']} if {_otherwise(margin)} ({share:.1f} % of all)."
     if content["redrawn"]:
         shares = [f"{s} in {100 * p:.0f} %" for s, p in content["redrawn"].items() if p]
         yield f"Drawing squares of 250 µm again gives {', '.join(shares)} of 1,000 drawings."
@@ -239,6 +254,12 @@ def _doubt_lines(content: Content) -> Iterator[str]:
             f"The network for patches sees {counts}; by the maximum rule "
             f"{patches['maximum_rule'] or 'none'}."
         )
+
+
+def _otherwise(margin: Mapping[str, Any]) -> str:
+    if margin["pattern"] == Pattern.NONE.name.lower():
+        return f"the {margin['cells']:,} most strongly stained cells were unstained"
+    return f"{margin['cells']:,} more cells had {margin['words']} staining"
 
 
 def _regions(content: Content) -> Iterator[str]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from napari_celldetr.core.config import from_mapping
+from napari_celldetr.core.her2 import Cutoffs
 from napari_celldetr.pipeline.her2.content import Content
 
 Rows = Sequence[tuple[str, str]]
@@ -122,8 +124,14 @@ def _cutoffs(content: Content) -> Rows:
         ("stained from", f"{100 * cut['trace']:g} % of the outline"),
         ("fewest cells", f"{least['cells']:,}"),
         ("“any” from", f"{least['any_cells']} cells and {least['any_percent']} %"),
-        ("whose", "this software's own: the guideline gives words, not numbers"),
+        ("whose", _whose(content)),
     ]
+
+
+def _whose(content: Content) -> str:
+    if from_mapping(Cutoffs, content["cutoffs"]) != Cutoffs():
+        return "changed by a person: see beside the score"
+    return "this software's own: the guideline gives words, not numbers"
 
 
 def _models(content: Content) -> Rows:

@@ -9,13 +9,16 @@ Rgb = tuple[int, int, int]
 
 SCORE_COLORS: Mapping[str, Rgb] = MappingProxyType(
     {
-        "0": (255, 222, 60),
-        "1+": (56, 190, 120),
-        "2+": (30, 105, 200),
-        "3+": (120, 0, 160),
+        "0": (203, 215, 236),
+        "1+": (226, 162, 0),
+        "2+": (232, 92, 0),
+        "3+": (208, 0, 80),
     }
 )
-"""Pale to dark, told apart by lightness alone, and none of them the brown of DAB."""
+"""From pale blue over yellow and orange to red, told apart by lightness alone.
+
+What is looked for, 3+, is the most vivid; unstained cells are hardly seen.
+"""
 NOT_COUNTED: Rgb = (150, 150, 150)
 
 

@@ -50,7 +50,7 @@ class TumourRequest:
     assumed: bool = False
 
 
-def require_stains(ihc: Slide, he: Slide | None) -> tuple[tuple[str, StainKind], ...]:
+def require_stains(ihc: Slide, he: Slide | None = None) -> tuple[tuple[str, StainKind], ...]:
     """What the slides look stained with; `SlideError` where one is surely the other kind."""
     found = [(IHC, require_stain(ihc, "H-DAB"))]
     if he is not None:
