@@ -139,17 +139,17 @@ def test_few_cells_and_coarse_pixels_are_reasons(folder):
     assert coarse["percent_area"]["0"] is not None
 
 
-def test_a_transform_of_another_pair_is_a_reason(folder, capsys):
+def test_a_transform_of_another_pair_is_refused_by_name(folder, capsys):
     frames = (SlideFrame(n, n * 64, (9, 9), (0.25, 0.25)) for n in "ab")
     (folder / "t.json").write_text(SlideTransform(*frames, np.eye(2, 3)).to_json())
     words = ("--regions", folder / "tumour.geojson", "--transform", folder / "t.json")
-    code, found = her2(folder, *words, out="pair.json")
-    assert code == Exit.OK
-    assert found["score"] is None
-    assert "another slide" in found["reason"]
-    assert "register" in found["remedy"]
-    assert found["n_cells"] > 100
-    assert "drawn on the H&E slide" in capsys.readouterr().err
+    said = refused(capsys, folder / "ihc.ome.tif", *words, "-o", folder / "pair.json")
+    assert "another slide" in said
+    assert "the IHC slide 'b'" in said
+    assert "'ihc.ome.tif'" in said
+    assert "register" in said
+    assert "drawn on the H&E slide" in said
+    assert not (folder / "pair.json").exists()
 
 
 def test_regions_on_the_he_slide_are_carried_across(folder):
@@ -176,7 +176,7 @@ def refused(capsys, *words: object) -> str:
 def test_exchanged_stains_are_refused(folder, capsys):
     he, ihc = folder / "he.ome.tif", folder / "ihc.ome.tif"
     assert "stain" in refused(capsys, he, "-o", folder / "x.json", "--assume-tumour")
-    assert "stain" in refused(capsys, ihc, "--he", ihc, "-o", folder / "x.json")
+    assert "same slide" in refused(capsys, ihc, "--he", ihc, "-o", folder / "x.json")
     assert not (folder / "x.json").exists()
 
 

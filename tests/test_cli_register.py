@@ -52,8 +52,8 @@ def test_an_imported_matrix_is_measured_and_summarized(run_once, capsys):
     code = main([*words, "--mpp", str(pair.mpp[0]), "--ihc-mpp", str(pair.mpp[1])])
     said = capsys.readouterr().out
     assert code == Exit.OK
-    assert "excluded" in said
-    assert "µm expected" in said
+    assert "% of the tissue is left out" in said
+    assert "µm (median)" in said
     assert "turned" in said
     assert RESEARCH_USE in said
     assert read_transform(folder / "m.json").method == "matrix"
@@ -93,12 +93,41 @@ def identity(tmp_path, run_once):
     return path
 
 
+def test_a_file_that_is_not_there_is_said_so(run_once, identity, tmp_path, capsys):
+    folder, pair, _ = run_once
+    he, ihc, points = (str(folder / name) for name in ("he.png", "ihc.png", "p.csv"))
+    gone = {end: str(tmp_path / f"gone.{end}") for end in ("csv", "geojson", "json", "svs", "html")}
+    known, sizes = ("--transform", str(identity)), ("--mpp", str(pair.mpp[0]), "--ihc-mpp", "2")
+    lines = [
+        ("warp", points, "-o", str(tmp_path / "q.csv"), "--transform", gone["json"]),
+        ("warp", gone["csv"], "-o", str(tmp_path / "q.csv"), *known),
+        ("warp", gone["geojson"], "-o", str(tmp_path / "q.geojson"), *known),
+        ("register", he, gone["svs"], "-o", str(tmp_path / "t.json")),
+        ("register", he, ihc, "-o", str(tmp_path / "t.json"), "--landmarks", gone["csv"], *sizes),
+        ("replay", gone["html"]),
+    ]
+    for words in lines:
+        assert main(list(words)) == Exit.ERROR
+        said = capsys.readouterr().err
+        assert "There is no file" in said
+        assert str(tmp_path / "gone.") in said
+
+
 def refused(capsys, *words: str) -> str:
     assert main(list(words)) == Exit.ERROR
     said = capsys.readouterr().err
     assert "Expected" in said
     assert "What to do" in said
     return said
+
+
+def test_one_slide_twice_and_exchanged_ones_are_refused(run_once, capsys, tmp_path):
+    folder, pair, _ = run_once
+    he, ihc = str(folder / "he.png"), str(folder / "ihc.png")
+    out = ("-o", str(tmp_path / "t.json"), "--mpp", str(pair.mpp[0]), "--ihc-mpp", "2")
+    assert "same slide" in refused(capsys, "register", he, he, *out)
+    assert "exchanged" in refused(capsys, "register", ihc, he, *out)
+    assert not (tmp_path / "t.json").exists()
 
 
 def test_without_a_pixel_size_the_right_flag_is_named(run_once, capsys, tmp_path):
@@ -124,6 +153,12 @@ def test_warp_refuses_what_it_cannot_move(identity, capsys, tmp_path, run_once):
     assert "register" in said
     same = str(folder / "p.csv")
     assert "replace" in refused(capsys, "warp", same, "-o", same, *common)
+    as_outlines = ("warp", same, "-o", str(tmp_path / "p.geojson"), *common)
+    assert "ends in .csv" in refused(capsys, *as_outlines)
+    (tmp_path / "none.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    empty = ("warp", str(tmp_path / "none.geojson"), "-o", str(tmp_path / "z.geojson"), *common)
+    assert "without any" in refused(capsys, *empty)
+    assert not (tmp_path / "z.geojson").exists()
     slide = str(folder / "he.png")
     assert ".ome.tif" in refused(capsys, "warp", slide, "-o", str(tmp_path / "a.png"), *common)
     wrong = ("warp", str(folder / "ihc.png"), "-o", str(tmp_path / "a.ome.tif"), *common)

@@ -13,6 +13,7 @@ from napari_celldetr.core.progress import Progress
 from napari_celldetr.gui import align_runs, collector
 from napari_celldetr.gui.align_dock import AlignDock
 from napari_celldetr.gui.align_places import Look
+from napari_celldetr.gui.align_sides import DRAWN_KEY
 from napari_celldetr.gui.align_signs import CURSOR_NAME, MARKS_NAME
 from napari_celldetr.gui.align_veil import VEIL_NAME
 from napari_celldetr.gui.landmarks import Landmarks
@@ -544,6 +545,10 @@ def test_regions_are_not_guessed_where_they_could_be_on_either_slide(known, note
     assert viewer.layers.selection.active == drawn
     assert str(drawn.mode) == "add_polygon"
     drawn.add_polygons([[10, 10], [10, 60], [60, 60]])
+    # Drawn over the IHC, they are not the H&E's; of other layers nobody knows.
+    dock.regions.carry(inverse=False)
+    assert "lie on the IHC" in notes.pop()
+    del drawn.metadata[DRAWN_KEY]
     for count, look in enumerate((Look.BLEND, Look.SWIPE, Look.CHECKER), 1):
         dock.show_look(look)
         dock.regions.carry(inverse=False)

@@ -11,7 +11,7 @@ from napari_celldetr.gui.align_dock import AlignDock
 from napari_celldetr.gui.align_places import Look
 from napari_celldetr.gui.align_signs import MARKS_NAME
 from napari_celldetr.gui.landmarks import Landmarks
-from napari_celldetr.gui.layers import SLIDE_KEY
+from napari_celldetr.gui.layers import SLIDE_KEY, Frame
 from napari_celldetr.pipeline.register import RegistrationError
 
 MARKS = Landmarks.of([((100.0, 50.0), (222.0, 111.0))])
@@ -72,7 +72,7 @@ def test_one_slide_opened_twice_is_refused(open_pair, notes, qtbot, tmp_path):
     dock.run()
     finish(qtbot, dock)
     text = dock.run_bar.status.text()
-    assert text.startswith("Not aligned. Both choices are the same slide.")
+    assert text.startswith("Not aligned. The H&E and the IHC are the same slide.")
     assert "choose the other slide" in text
     # Of files it is known without reading them.
     path = tmp_path / "a.svs"
@@ -163,6 +163,55 @@ def test_regions_of_an_earlier_alignment_are_not_taken_for_those_of_this_one(kno
     assert "Carry them over again" in dock.region_box.said.text()
     dock.take(dock.view, known_alignment())
     assert not dock.region_box.said.text()
+
+
+def test_regions_are_shown_where_they_lie_and_carried_from_there_alone(known, notes):
+    viewer, dock = known
+    dock.show_look(Look.HE)
+    dock.draw_regions()
+    drawn = viewer.layers["Regions"]
+    ring = np.array([[80.0, 100.0], [150.0, 100.0], [150.0, 200.0]])
+    drawn.add_polygons(ring)
+    dock.regions.carry(inverse=True)
+    assert "lie on the H&E" in notes[-1]
+    assert "Regions · from IHC" not in viewer.layers
+    # From another view, too: where it was drawn is known.
+    dock.show_look(Look.SWIPE)
+    assert not drawn.visible
+    dock.regions.carry(inverse=False)
+    carried = viewer.layers["Regions · from H&E"]
+    world = np.array([carried.data_to_world(c) for c in carried.data[0]])
+    he = Frame.of_layer(dock.view.he).from_world(ring)
+    there = dock.view.world_of_ihc(dock.view.transform.forward(he))
+    for corner in there:
+        assert np.hypot(*(world - corner).T).min() < 0.01
+    dock.region_box.box.setCurrentText(carried.name)
+    dock.regions.carry(inverse=False)
+    assert "lie on the IHC" in notes[-1]
+    dock.show_look(Look.HE)
+    assert (drawn.visible, carried.visible) == (True, False)
+    # Without the dock both slides are as they were, and so are the regions.
+    dock.show_look(Look.PLAIN)
+    assert (drawn.visible, carried.visible) == (True, True)
+
+
+def test_landmarks_can_be_hidden_and_come_back_to_be_set(known):
+    viewer, dock = known
+    dock.marks.use(MARKS)
+    layer = viewer.layers[MARKS_NAME]
+    dock.landmark_box.show_box.setChecked(False)
+    assert not len(layer.data)
+    dock.show_look(Look.HE)
+    assert not len(layer.data)
+    assert dock.view.marks == MARKS
+    dock.landmark_box.set_button.setChecked(True)
+    assert len(layer.data)
+    dock.marks.end()
+    # Hidden in the list of layers they stay hidden.
+    layer.visible = False
+    dock.show_look(Look.HE)
+    dock.show_look(Look.BLEND)
+    assert not layer.visible
 
 
 def test_long_names_are_told_in_full(make_napari_viewer_proxy):

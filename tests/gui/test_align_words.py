@@ -11,11 +11,11 @@ from napari_celldetr.core.progress import Progress
 from napari_celldetr.gui.align_words import (
     error_words,
     failure_words,
+    left_out_words,
     result_words,
-    share_words,
     step_words,
-    turn_words,
 )
+from napari_celldetr.pipeline.transform_words import share_words, turn_words
 
 
 def turned(degrees, *, mirrored=False, scale=1.0):
@@ -52,7 +52,12 @@ def test_the_result_in_sentences():
 
 def test_how_much_is_left_out():
     # A third of the cells, and the one of unknown error.
-    assert share_words(known_transform()) == "34.4 % of the tissue is left out (grey)."
+    said = (
+        "34.4 % of the tissue is left out: 33.3 % with an error over 50 µm, "
+        "1.0 % where it is not known."
+    )
+    assert share_words(known_transform()) == said
+    assert left_out_words(known_transform()) == f"{said} It is grey."
     assert share_words(replace(known_transform(), limit_um=500.0)).startswith("1.0 %")
 
 

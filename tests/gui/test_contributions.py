@@ -146,15 +146,15 @@ def test_the_generated_her2_slide_comes_with_its_tumour():
 
 
 def test_the_generated_pair_is_made_once_and_opens_as_two_slides(tmp_path, monkeypatch):
-    from napari_celldetr.gui import contributions
-    from napari_celldetr.gui.align_words import turn_words
+    from napari_celldetr.pipeline import samples
+    from napari_celldetr.pipeline.transform_words import turn_words
     from napari_celldetr.slides.synthetic_pair import PairSettings, make_pair
 
     monkeypatch.setenv("CELLDETR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(contributions, "PAIR_SIZE_UM", (900.0, 700.0))
+    monkeypatch.setattr(samples, "PAIR_SIZE_UM", (900.0, 700.0))
     first = sample_pair()
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.ome.tif")}
-    assert [p.name for p in sorted(files)] == sorted(contributions.PAIR_FILES)
+    assert [p.name for p in sorted(files)] == sorted(samples.PAIR_FILES)
     again = sample_pair()
     assert {p: p.stat().st_mtime_ns for p in files} == files
     for (_, options, kind), (_, same, _) in zip(first, again, strict=True):
@@ -166,9 +166,9 @@ def test_the_generated_pair_is_made_once_and_opens_as_two_slides(tmp_path, monke
     assert "IHC" in names[1]
     # The H&E is mirrored and turned as the constants say.
     settings = PairSettings(
-        size_um=(900.0, 700.0), mpp=(4.0, 4.0), angle_deg=contributions.PAIR_TURN_DEG, flip=True
+        size_um=(900.0, 700.0), mpp=(4.0, 4.0), angle_deg=samples.PAIR_TURN_DEG, flip=True
     )
-    said = turn_words(make_pair(contributions.PAIR_SEED, settings).truth.smooth)
+    said = turn_words(make_pair(samples.PAIR_SEED, settings).truth.smooth)
     assert said == "mirrored and turned by 140° clockwise"
 
 

@@ -71,7 +71,14 @@ def test_the_map_and_the_zones_come_to_both_slides(dock, qtbot):
     # Each is shown with its own slide alone.
     assert (he.visible, ihc.visible) == (False, True)
     dock.show_look(Look.HE)
-    assert (he.visible, ihc.visible) == (True, False)
+    assert (he.visible, ihc.visible, zones.visible) == (True, False, False)
+    dock.show_look(Look.SWIPE)
+    assert zones.visible
+    # What the user hides stays hidden.
+    zones.visible = False
+    dock.show_look(Look.HE)
+    dock.show_look(Look.BLEND)
+    assert not zones.visible
     # The same marks as carried regions.
     assert zones.metadata[CARRIED_KEY]["from"] == "H&E"
     assert "no person drew it" in zones.metadata[CARRIED_KEY]["origin"]

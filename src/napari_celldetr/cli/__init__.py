@@ -36,6 +36,7 @@ COMMANDS = {
     "models": "list the installed models, or show one",
     "doctor": "check that this installation can work",
     "demo": "run the whole thing on two small images",
+    "sample": "write generated slides on which to try her2 or register",
 }
 
 _EPILOG = f"""\

@@ -200,7 +200,10 @@ def _summarize(content: Content, out: Path, screen: Screen) -> None:
     rows.append(("tumour", content["tumour"]["words"]))
     registration = content["registration"]
     if registration is not None and registration["excluded_share"] is not None:
-        share = f"{registration['excluded_share']:.1%} of the H&E's tissue"
+        share = (
+            f"{registration['excluded_share']:.1%} of the H&E's tissue, where the error is over "
+            f"{registration['limit_um']:g} µm or not known"
+        )
         cells = f"{registration['excluded_cells']:,} cells do not count for it"
         rows.append(("aligned badly", f"{share}; {cells}"))
     if content["n_cells"] is not None:

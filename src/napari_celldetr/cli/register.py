@@ -76,7 +76,8 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
         open_slide(args.ihc, mpp=args.ihc_mpp) as ihc,
     ):
         _refuse_without_mpp(he, ihc)
-        transform = _found(args, screen, he, ihc)
+        notes = _checked(he, ihc, screen)
+        transform = _noted(_found(args, screen, he, ihc), notes)
     write_transform(transform, args.out)
     _summarize(transform, args.out, screen)
     if args.patches is not None:
@@ -108,6 +109,23 @@ def _refuse_without_mpp(he: Slide, ihc: Slide) -> None:
             )
 
 
+def _checked(he: Slide, ihc: Slide, screen: Screen) -> tuple[str, ...]:
+    """Refuse what is no pair; what looks doubtful is said now, not after the work."""
+    from napari_celldetr.pipeline.slide_pair import check_stains, refuse_same
+
+    refuse_same(he, ihc)
+    notes = check_stains(he, ihc)
+    for note in notes:
+        screen.note(note)
+    return notes
+
+
+def _noted(transform: SlideTransform, notes: tuple[str, ...]) -> SlideTransform:
+    from dataclasses import replace
+
+    return replace(transform, notes=(*notes, *transform.notes))
+
+
 def _found(args: argparse.Namespace, screen: Screen, he: Slide, ihc: Slide) -> SlideTransform:
     from dataclasses import replace
 
@@ -135,20 +153,13 @@ def _found(args: argparse.Namespace, screen: Screen, he: Slide, ihc: Slide) -> S
 
 
 def _summarize(transform: SlideTransform, out: Path, screen: Screen) -> None:
-    import numpy as np
+    from napari_celldetr.pipeline import transform_words as words
 
     rows = [("from", transform.he.name), ("onto", transform.ihc.name)]
-    matrix = transform.affine[:, :2]
-    angle = float(np.degrees(np.arctan2(matrix[1, 1], matrix[0, 1])) - 90) % 360
-    scale = float(np.sqrt(abs(np.linalg.det(matrix))))
-    flipped = ", mirrored" if np.linalg.det(matrix) < 0 else ""
-    rows.append(("turned", f"{angle:.1f}°{flipped}, scale {scale:.3f}"))
-    errors = transform.error_map
-    if errors is not None:
-        known = errors.error_um[errors.tissue > 0]
-        rows.append(("error", f"{np.nanmedian(known):.1f} µm expected (median over the tissue)"))
-        share = f"{transform.excluded_share:.1%} of the tissue"
-        rows.append(("excluded", f"{share}, over the limit of {transform.limit_um:g} µm"))
+    turned = (words.turn_words(transform), words.size_words(transform))
+    rows.append(("H&E", ", ".join(w for w in turned if w)))
+    rows.append(("error", words.accuracy_words(transform)))
+    rows.append(("left out", words.share_words(transform)))
     rows += [("stage", _stage_words(stage)) for stage in transform.stages]
     rows.append(("written", str(out)))
     screen.rows(rows)

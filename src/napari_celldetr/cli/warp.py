@@ -44,8 +44,9 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
 
     transform = read_transform(args.transform)
     _refuse_same(args)
-    prepare_folder(args.out.parent)
     kind = args.source.suffix.lower()
+    _refuse_other_kind(args, kind)
+    prepare_folder(args.out.parent)
     if kind == ".csv" or kind in GEOJSON:
         warp = warp_points if kind == ".csv" else warp_regions
         report = warp(args.source, args.out, transform, inverse=args.inverse)
@@ -66,8 +67,21 @@ def _refuse_same(args: argparse.Namespace) -> None:
         )
 
 
+def _refuse_other_kind(args: argparse.Namespace, kind: str) -> None:
+    """What is moved is written as it came: a table as a table, outlines as outlines."""
+    wanted = (".csv",) if kind == ".csv" else GEOJSON if kind in GEOJSON else ()
+    if wanted and args.out.suffix.lower() not in wanted:
+        raise ConfigError(
+            "What is moved is written in the format it came in.",
+            expected=f"a file that ends in {' or '.join(wanted)}",
+            found=args.out.name,
+            remedy="choose another name with -o",
+        )
+
+
 def _picture(args: argparse.Namespace, screen: Screen) -> None:
     from napari_celldetr.pipeline.transform_file import read_transform
+    from napari_celldetr.pipeline.transform_words import share_words
     from napari_celldetr.pipeline.warp import warp_image
     from napari_celldetr.slides.readers import open_slide
 
@@ -83,5 +97,5 @@ def _picture(args: argparse.Namespace, screen: Screen) -> None:
         job = warp_image(slide, args.out, transform, mpp=args.mpp, inverse=args.inverse)
         path, _ = screen.follow(job, slide.name, unit="bands")
     screen.say(f"written: {path}")
-    if (share := transform.excluded_share) is not None:
-        screen.say(f"grey: {share:.1%} of the H&E's tissue, over the error limit")
+    if transform.excluded_share:
+        screen.say(f"grey in it: {share_words(transform)}")

@@ -41,6 +41,18 @@ class CellDETRError(Exception):
         return _rebuild, (type(self), self.message, self.expected, self.found, self.remedy)
 
 
+def no_file(
+    kind: type[CellDETRError], path: object, *, remedy: str = "check the path"
+) -> CellDETRError:
+    """The error of a `kind` for a file that is not there."""
+    return kind(
+        f"There is no file {str(path)!r}.",
+        expected="a file that can be read",
+        found="nothing of that name",
+        remedy=remedy,
+    )
+
+
 class SlideError(CellDETRError):
     """A slide cannot be opened, understood or read."""
 

@@ -192,6 +192,10 @@ class ErrorMap:
         whole = float(self.tissue.sum())
         return float(self.tissue[self.excluded(limit_um)].sum() / whole) if whole > 0 else 1.0
 
+    def unknown_share(self) -> float:
+        """Share of the tissue whose error is not known, 0..1, whatever the limit; 1 without."""
+        return self.excluded_share(np.inf)
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -299,14 +303,25 @@ class SlideTransform:
         """Share of the H&E tissue that is excluded, 0..1; None when nobody measured."""
         return None if self.error_map is None else self.error_map.excluded_share(self.limit_um)
 
-    def check_slides(self, he: str | None = None, ihc: str | None = None) -> None:
-        """`TransformError` when a slide's identity is not that of the transform."""
-        for asked, frame, side in ((he, self.he, "H&E"), (ihc, self.ihc, "IHC")):
+    def check_slides(
+        self,
+        he: str | None = None,
+        ihc: str | None = None,
+        *,
+        he_name: str = "",
+        ihc_name: str = "",
+    ) -> None:
+        """`TransformError` when a slide's identity is not that of the transform.
+
+        The names are those of the slides asked about, for the error's words.
+        """
+        sides = ((he, he_name, self.he, "H&E"), (ihc, ihc_name, self.ihc, "IHC"))
+        for asked, name, frame, side in sides:
             if asked is not None and asked != frame.identity:
                 raise TransformError(
                     "The transform belongs to another slide.",
                     expected=f"the {side} slide {frame.name!r} ({frame.identity[:12]})",
-                    found=f"a slide with identity {asked[:12]}",
+                    found=f"{name!r} ({asked[:12]})" if name else f"identity {asked[:12]}",
                     remedy="give the transform of this pair, or register it",
                 )
 

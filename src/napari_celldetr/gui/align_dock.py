@@ -22,8 +22,9 @@ from napari_celldetr.gui.align_region_box import RegionBox
 from napari_celldetr.gui.align_regions import Regions
 from napari_celldetr.gui.align_result import ResultBox
 from napari_celldetr.gui.align_runs import AlignRuns
+from napari_celldetr.gui.align_sides import show_sides
 from napari_celldetr.gui.align_view import AlignView
-from napari_celldetr.gui.align_words import EMPTY_TEXT, share_words, step_words
+from napari_celldetr.gui.align_words import EMPTY_TEXT, left_out_words, step_words
 from napari_celldetr.gui.form import ConfigForm
 from napari_celldetr.gui.layers import Frame
 from napari_celldetr.gui.overlay import camera_of
@@ -231,6 +232,7 @@ class AlignDock(Dock):
             if first:
                 view.fit()
             show_maps(view)
+            show_sides(view, self.viewer.layers)
         self._show_state()
         self.regions.note_older()
 
@@ -277,7 +279,7 @@ class AlignDock(Dock):
         view = self.view
         if view is not None and view.transform is not None:
             view.set_limit(limit_um)
-            self.result.share_label.setText(share_words(view.transform))
+            self.result.share_label.setText(left_out_words(view.transform))
             self.regions.note_older()
             self._show_here()
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr.core.errors import CellDETRError, JobError, SlideError
+from napari_celldetr.core.errors import CellDETRError, JobError
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.transform import ErrorMap, SlideTransform, TransformError
 from napari_celldetr.gui.detect_job import SlideSource
 from napari_celldetr.gui.landmarks import Pair
 from napari_celldetr.gui.warped import WarpedPyramid
 from napari_celldetr.pipeline.register import RegisterConfig
+from napari_celldetr.pipeline.slide_pair import check_stains, refuse_same
 from napari_celldetr.pipeline.warp import Mover
 
 if TYPE_CHECKING:
@@ -126,9 +127,10 @@ def _guarded(
     try:
         yield Progress(0, 0, "opening the slides")
         with request.he.open() as he, request.ihc.open() as ihc:
-            if he.identity() == ihc.identity():
-                raise same_slide()
+            refuse_same(he, ihc)
+            notes = check_stains(he, ihc)
             transform = yield from work(he, ihc)
+            transform = replace(transform, notes=(*notes, *transform.notes))
         yield Progress(0, 0, "preparing the view")
         veil = None
         if transform.error_map is not None:
@@ -179,13 +181,3 @@ def on_he(transform: SlideTransform, points: Floats) -> Floats:
         return transform.inverse(points)
     except TransformError:
         return np.full((len(points), 2), -1e9)
-
-
-def same_slide() -> SlideError:
-    """Both choices are one slide."""
-    return SlideError(
-        "Both choices are the same slide.",
-        expected="an H&E slide and an IHC slide",
-        found="the same pixels twice",
-        remedy="choose the other slide in one of the two boxes",
-    )

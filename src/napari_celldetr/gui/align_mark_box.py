@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
+    QCheckBox,
     QHBoxLayout,
     QHeaderView,
     QPushButton,
@@ -16,9 +17,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_celldetr.gui.align_words import um_words
 from napari_celldetr.gui.landmarks import Landmarks
 from napari_celldetr.gui.parts import keep_lines, wrapped_label
+from napari_celldetr.pipeline.transform_words import um_words
 
 ROWS_SHOWN = 4
 FEWEST_LANDMARKS = 3
@@ -31,6 +32,7 @@ class LandmarkBox(QWidget):
     setting = Signal(bool)
     deleted = Signal(list)
     visited = Signal(int)
+    shown = Signal(bool)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -58,7 +60,11 @@ class LandmarkBox(QWidget):
         row = QHBoxLayout()
         for button in (self.delete_button, self.save_button, self.load_button):
             row.addWidget(button)
-        for widget in (self.set_button, self.hint, self.table):
+        self.show_box = QCheckBox("Show on the slides")
+        self.show_box.setChecked(True)
+        self.show_box.setToolTip("Off: the landmarks stay in the list, and count, but hide nothing")
+        self.show_box.toggled.connect(self.shown)
+        for widget in (self.set_button, self.hint, self.table, self.show_box):
             column.addWidget(widget)
         column.addLayout(row)
         column.addWidget(self.align_button)
@@ -87,6 +93,7 @@ class LandmarkBox(QWidget):
                 self.table.setItem(i, column, item)
         self.table.blockSignals(False)
         self.table.setVisible(bool(marks.items))
+        self.show_box.setVisible(bool(marks.items))
         rows = min(len(marks.items), ROWS_SHOWN)
         height = self.table.horizontalHeader().height()
         self.table.setFixedHeight(height + rows * self.table.rowHeight(0) + 4 if rows else height)

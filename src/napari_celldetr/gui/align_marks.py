@@ -45,6 +45,8 @@ class Marks(QObject):
         box.setting.connect(self.set)
         box.deleted.connect(self.delete)
         box.visited.connect(self._visit)
+        box.shown.connect(self._show_or_hide)
+        pairs.looked.connect(lambda _look: self._show_or_hide(box.show_box.isChecked()))
         box.save_button.clicked.connect(self._ask_save)
         box.load_button.clicked.connect(self._ask_load)
 
@@ -54,6 +56,8 @@ class Marks(QObject):
         if view is None:
             self.end()
             return
+        if on:
+            self._box.show_box.setChecked(True)
         if on and view.look is not Look.BESIDE:
             self._pairs.show_look(Look.BESIDE)
         if on and view.picture is not None:
@@ -141,6 +145,10 @@ class Marks(QObject):
         misses = marks.misses_um(None if view is None else view.transform)
         self._box.setEnabled(view is not None)
         self._box.show_landmarks(marks, misses, can_align=can_align)
+
+    def _show_or_hide(self, shown: bool) -> None:
+        if self._pairs.view is not None:
+            self._pairs.view.show_marks(self._pairs.view.marks, shown=shown)
 
     def _visit(self, row: int) -> None:
         view = self._pairs.view

@@ -8,6 +8,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from napari_celldetr.gui.align_places import Look
+from napari_celldetr.gui.align_sides import show_sides
 from napari_celldetr.gui.align_view import LEFT_KEY, AlignView
 from napari_celldetr.gui.parts import single_shot
 from napari_celldetr.gui.tumour_find import show_maps
@@ -50,6 +51,7 @@ class Pairs(QObject):
             self.leaving.emit()
             self._maker.stop()
             old.hide()
+            show_sides(old, self.viewer.layers)
         self.view = None
         if pair is not None:
             known = [v for v in self._views if (v.he, v.ihc) == pair]
@@ -77,6 +79,7 @@ class Pairs(QObject):
                 self.view = None
                 self.leaving.emit()
                 view.hide()
+                show_sides(view, self.viewer.layers)
                 self.opened.emit()
 
     def show_look(self, look: Look) -> None:
@@ -87,6 +90,7 @@ class Pairs(QObject):
         before = view.look
         view.show(look)
         show_maps(view)
+        show_sides(view, self.viewer.layers)
         if view.look is not Look.PLAIN and _place(before) != _place(view.look):
             view.fit()
         self.looked.emit(view.look)
@@ -104,6 +108,7 @@ class Pairs(QObject):
         self._views = []
         if view is not None:
             view.leave()
+            show_sides(view, self.viewer.layers)
 
 
 def _place(look: Look) -> str:

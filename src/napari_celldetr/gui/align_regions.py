@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from napari.layers import Shapes
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject
@@ -12,6 +13,7 @@ from napari_celldetr.core.errors import CellDETRError, ConfigError
 from napari_celldetr.gui.align_pairs import Pairs
 from napari_celldetr.gui.align_places import Look
 from napari_celldetr.gui.align_region_box import RegionBox
+from napari_celldetr.gui.align_sides import SIDES, note_side, show_sides, side_of
 from napari_celldetr.gui.align_view import AlignView
 from napari_celldetr.gui.carry import ALIGNMENT_KEY, KEPT_COLOR, LINE_PX, Reading, carry_regions
 from napari_celldetr.gui.layers import AXES, Frame
@@ -93,6 +95,7 @@ class Regions(QObject):
             units=Frame.of_layer(view.ihc).units,
             axis_labels=AXES,
         )
+        note_side(layer, view, SIDES.get(view.look))
         view.viewer.add_layer(layer)
         view.viewer.layers.selection.active = layer
         layer.mode = "add_polygon"
@@ -103,7 +106,7 @@ class Regions(QObject):
         if view is None or view.transform is None or source is None:
             return
         try:
-            reading = _reading(view, inverse=inverse)
+            reading = _reading(view, source, inverse=inverse)
             frame = Frame.of_layer(view.he if inverse else view.ihc)
             zoom = camera_of(view.viewer).zoom
             carried = carry_regions(
@@ -114,18 +117,24 @@ class Regions(QObject):
             self._box.say(error.message)
             return
         was_beside = view.look is Look.BESIDE
+        if side_of(source, view) is None and (inverse or not was_beside):
+            # On the H&E's picture beside the IHC they lie nowhere else in their place.
+            note_side(source, view, "ihc" if inverse else "he")
         look = Look.HE if inverse else Look.BESIDE if was_beside else Look.BLEND
         if look is not view.look:
             self._pairs.show_look(look)
-            # It would lie in the wrong place on what is shown now.
-            source.visible = False
+        show_sides(view, view.viewer.layers)
         view.viewer.add_layer(carried.layer)
         self._box.say(carried.sentence())
 
 
-def _reading(view: AlignView, *, inverse: bool) -> Reading:
-    """How to read places in the view, on the slide they are to be carried from."""
+def _reading(view: AlignView, source: Any, *, inverse: bool) -> Reading:
+    """How to read a layer's places, on the slide they are to be carried from."""
     side = "ihc" if inverse else "he"
+    known = side_of(source, view)
+    if known is not None:
+        _refuse_way(source, known, side)
+        return view.ihc_at if known == "ihc" else _he_at(view)
     fits = view.look in ((Look.PLAIN, Look.HE) if not inverse else (Look.PLAIN, Look.BLEND))
     overlaid = inverse and view.look in (Look.SWIPE, Look.CHECKER)
 
@@ -138,6 +147,24 @@ def _reading(view: AlignView, *, inverse: bool) -> Reading:
         return view.ihc_at(world) if inverse else view.he_at(world)
 
     return read
+
+
+def _he_at(view: AlignView) -> Reading:
+    """Where regions are that were drawn on the H&E as scanned, whatever is shown now."""
+    frame = Frame.of_layer(view.he)
+    return lambda world: np.asarray(frame.from_world(world), np.float64)
+
+
+def _refuse_way(source: Any, known: str, side: str) -> None:
+    if known != side:
+        names = {"he": "H&E", "ihc": "IHC"}
+        raise ConfigError(
+            f"These regions lie on the {names[known]}, and are not to be carried from the "
+            f"{names[side]}. Press {names[known]} → {names[side]}.",
+            expected=f"regions on the {names[side]}",
+            found=f"{source.name!r}, on the {names[known]}",
+            remedy=f"press {names[known]} → {names[side]}",
+        )
 
 
 def _elsewhere(found: str) -> ConfigError:

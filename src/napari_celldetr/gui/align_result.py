@@ -9,7 +9,7 @@ from napari_celldetr.gui.align_look_box import LookBox, cell_share, cell_um
 from napari_celldetr.gui.align_loupe import Loupe
 from napari_celldetr.gui.align_places import Here, Look
 from napari_celldetr.gui.align_view import AlignView
-from napari_celldetr.gui.align_words import error_words, result_words, share_words
+from napari_celldetr.gui.align_words import error_words, left_out_words, result_words
 from napari_celldetr.gui.overlay import camera_of
 from napari_celldetr.gui.parts import Fold, keep_lines, wrapped_label
 from napari_celldetr.pipeline.register import RegisterConfig
@@ -58,7 +58,7 @@ class ResultBox(QWidget):
             self.limit_spin.blockSignals(True)
             self.limit_spin.setValue(transform.limit_um)
             self.limit_spin.blockSignals(False)
-            self.share_label.setText(share_words(transform))
+            self.share_label.setText(left_out_words(transform))
             width = transform.ihc.extent_um[0]
             self.look_box.set_share(Look.CHECKER, cell_share(width / 12))
         self.look_box.show_ready(transform is not None)

@@ -30,6 +30,7 @@ class Signs:
         self._places, self._own = places, own
         self.marks = Landmarks()
         self._zoom = 0.0
+        self._shown = True
         self._cursor: Any = None
         self._points: Any = None
 
@@ -61,16 +62,22 @@ class Signs:
             return None if found is None else self._places.world_of_ihc(np.array([found]))[0]
         return None if here.he is None else self._places.world_of_he(np.array([here.he]))[0]
 
-    def show_marks(self, marks: Landmarks) -> None:
-        """Show landmarks with their numbers on both slides."""
+    def show_marks(self, marks: Landmarks, *, shown: bool | None = None) -> None:
+        """Show landmarks with their numbers on both slides; None for `shown` as before."""
         self.marks = marks
+        self._shown = self._shown if shown is None else shown
         places, numbers, whole = self._mark_places()
         if not self._own.there(self._points):
             if not len(places) or not self._places.is_shown:
                 return
             self._points = self._new_points(MARKS_NAME, MARK_COLOR)
             self._own.add(self._points)
-        layer = self._points
+        # A layer that the user has hidden keeps the slice of its old data.
+        seen, self._points.visible = self._points.visible, True
+        self._fill(self._points, places, numbers, whole)
+        self._points.visible = seen
+
+    def _fill(self, layer: Any, places: Floats, numbers: list[str], whole: list[bool]) -> None:
         layer.data = places
         # What is added or moved here with napari's own tools would be no landmark.
         layer.editable = False
@@ -104,7 +111,7 @@ class Signs:
         places: list[Floats] = []
         numbers: list[str] = []
         whole: list[bool] = []
-        for number, mark in enumerate(self.marks.items, 1):
+        for number, mark in enumerate(self.marks.items if self._shown else (), 1):
             shown = []
             if mark.he is not None:
                 shown.append(self._places.world_of_he(np.array([mark.he]))[0])

@@ -250,9 +250,9 @@ class AlignView(PairPlaces):
         """Show a place on the other slide, in a ring as wide as its expected error."""
         self._signs.show_cursor(here)
 
-    def show_marks(self, marks: Landmarks) -> None:
-        """Show landmarks with their numbers on both slides."""
-        self._signs.show_marks(marks)
+    def show_marks(self, marks: Landmarks, *, shown: bool | None = None) -> None:
+        """Show landmarks with their numbers on both slides; not `shown`, they are only kept."""
+        self._signs.show_marks(marks, shown=shown)
 
     def look_at(self, number: int) -> None:
         """Move to a landmark, by its place in the list."""

@@ -12,7 +12,6 @@ from napari.utils.notifications import show_error, show_warning
 
 from napari_celldetr.core.detections import Detections
 from napari_celldetr.core.errors import ExportError, SlideError
-from napari_celldetr.core.her2 import Pattern
 from napari_celldetr.gui.layers import (
     CELLS_KEY,
     Frame,
@@ -167,24 +166,14 @@ def _put(fresh: Path, path: Path) -> None:
         fresh.unlink()
 
 
-HER2_SEED = 3
-HER2_MIX = {
-    Pattern.COMPLETE_INTENSE: 0.08,
-    Pattern.COMPLETE_WEAK_MODERATE: 0.22,
-    Pattern.FAINT_INCOMPLETE: 0.25,
-    Pattern.STRONG_INCOMPLETE: 0.05,
-}
-"""Of everything something: 2+ by the guideline, not far from 3+."""
-
-
 def sample_her2() -> list[LayerData]:
     """A generated HER2 slide file and the outline of its tumour."""
-    from napari_celldetr.slides.synthetic_her2 import make_her2_slide
+    from napari_celldetr.pipeline.samples import HER2_FILES, write_her2
 
     folder = _samples()
-    path = folder / "generated-her2.ome.tif"
+    path = folder / HER2_FILES[0]
     fresh = folder / f"generated-her2-{os.getpid()}.ome.tif"
-    truth = make_her2_slide(fresh, HER2_MIX, size=SAMPLE_SIZE, seed=HER2_SEED)
+    truth = write_her2(fresh)
     _put(fresh, path)
     slide = open_slide(path, probe=False)
     return [slide_layer(slide), drawn_tumour(truth.tumour, slide.mpp)]
@@ -203,43 +192,15 @@ def drawn_tumour(corners: Any, mpp: tuple[float, float] | None) -> LayerData:
     return [point_data(corners)], options, "shapes"
 
 
-PAIR_SEED = 11
-PAIR_SIZE_UM = (2400.0, 2000.0)
-PAIR_MPP = (1.5, 1.6)
-PAIR_TURN_DEG = 140.0
-PAIR_FILES = ("generated-pair-HE.ome.tif", "generated-pair-IHC.ome.tif")
-
-
 def sample_pair() -> list[LayerData]:
     """Two generated sections of the same tissue, H&E and IHC, mirrored, turned and stretched."""
-    from napari_celldetr.pipeline.ledger import cache_folder
+    from napari_celldetr.pipeline.samples import PAIR_FILES, write_pair
 
-    folder = cache_folder().parent / "samples"
+    folder = _samples()
     paths = [folder / name for name in PAIR_FILES]
     if not all(path.exists() for path in paths):
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_pair(paths)
+        write_pair(folder)
     return [slide_layer(open_slide(path, probe=False)) for path in paths]
-
-
-def _write_pair(paths: list[Path]) -> None:
-    from napari_celldetr.slides.synthetic import BLOCK_PX, write_pyramid
-    from napari_celldetr.slides.synthetic_pair import PairSettings, make_pair
-
-    settings = PairSettings(
-        size_um=PAIR_SIZE_UM, mpp=PAIR_MPP, angle_deg=PAIR_TURN_DEG, flip=True, scale=1.02
-    )
-    pair = make_pair(PAIR_SEED, settings)
-    for path, pixels, mpp in zip(paths, (pair.he, pair.ihc), pair.mpp, strict=True):
-        rows = range(0, pixels.shape[0], BLOCK_PX)
-        fresh = path.with_name(f"{os.getpid()}-{path.name}")
-        write_pyramid(
-            fresh,
-            lambda p=pixels, r=rows: iter([p[y : y + BLOCK_PX] for y in r]),  # type: ignore[misc]
-            size=(pixels.shape[1], pixels.shape[0]),
-            mpp=mpp,
-        )
-        fresh.replace(path)
 
 
 TRUTH_COLORS = ((40, 70, 220), (220, 40, 40), (30, 150, 60), (200, 140, 0), (140, 60, 180))

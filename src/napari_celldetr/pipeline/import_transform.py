@@ -370,10 +370,13 @@ def read_point_pairs(path: str | Path) -> tuple[Floats, Floats]:
     try:
         return _point_pairs(text)
     except (ValueError, LookupError, TypeError, csv.Error) as error:
+        first = text.lstrip("\ufeff").partition("\n")[0].strip()
+        headed = all(name in first for name in PAIR_COLUMNS)
+        found = f"{type(error).__name__}: {error!s:.150}" if headed else f"columns: {first:.150}"
         raise TransformError(
             f"{Path(path).name} holds no pairs of points.",
             expected="a CSV with columns " + ", ".join(PAIR_COLUMNS) + " in level-0 px",
-            found=f"{type(error).__name__}: {str(error)[:150]}",
+            found=found,
             remedy="write a row for each pair",
         ) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from napari_celldetr.core.errors import no_file
 from napari_celldetr.core.transform import SlideTransform, TransformError
 from napari_celldetr.pipeline.atomic import not_written, replacing
 
@@ -31,6 +32,8 @@ def read_text(path: str | Path, expected: str) -> str:
         if size > LARGEST_FILE:
             raise _unreadable(path, expected, f"{size >> 20} MiB")
         return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise no_file(TransformError, path) from error
     except OSError as error:
         raise _unreadable(path, expected, error.strerror or type(error).__name__) from error
     except UnicodeDecodeError as error:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_celldetr.core.errors import ExportError
+from napari_celldetr.core.errors import ExportError, no_file
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.core.regions import Region
 from napari_celldetr.core.transform import SlideTransform
@@ -125,6 +125,8 @@ def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = list(csv.reader(file))
+    except FileNotFoundError as error:
+        raise no_file(ExportError, path) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _refused(path, "a CSV file with columns x and y", str(error)[:150]) from error
     names = lines[0] if lines else []
@@ -198,6 +200,8 @@ def warp_regions(
     offset = _offset(content)
     mover = _GeometryMover(Mover(transform, inverse), offset)
     features = _features(content)
+    if not features:
+        raise _refused(source, "outlines or points in it", "GeoJSON without any")
     try:
         for feature in features:
             mover.feature(feature)
@@ -320,6 +324,8 @@ def _read_geojson(path: Path) -> Any:
         if path.stat().st_size > LARGEST_GEOJSON:
             raise _refused(path, f"at most {LARGEST_GEOJSON >> 20} MiB", "a larger file")
         return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise no_file(ExportError, path) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _refused(path, "GeoJSON", str(error)[:150] or type(error).__name__) from error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import openslide
 
-from napari_celldetr.core.errors import SlideError
+from napari_celldetr.core.errors import SlideError, no_file
 from napari_celldetr.slides.aperio_slide import open_vendor
 from napari_celldetr.slides.backend import Backend
 from napari_celldetr.slides.boundary import as_slide_error
@@ -58,6 +58,8 @@ def read_head(path: Path) -> bytes:
         if stat.S_ISREG(mode):
             with open(path, "rb") as file:
                 return file.read(HEAD_BYTES)
+    except FileNotFoundError as error:
+        raise no_file(SlideError, path) from error
     except (OSError, ValueError) as error:
         raise refuse(
             path.name, "a readable file", type(error).__name__, "check the path"

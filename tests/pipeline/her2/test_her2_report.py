@@ -318,6 +318,28 @@ def test_other_files_are_no_reports(tmp_path, text):
         read_report(tmp_path / "none.html")
 
 
+def test_a_report_that_was_cut_off_is_called_damaged_and_a_missing_one_missing(written, tmp_path):
+    for name in ("r.html", "r.json"):
+        text = (written / name).read_text(encoding="utf-8")
+        # Within what the page has of its content, which comes last.
+        (tmp_path / name).write_text(text[: len(text) - 200], encoding="utf-8")
+        with pytest.raises(ReportError, match=r"damaged or cut off|changed after"):
+            read_report(tmp_path / name)
+    (tmp_path / "half.json").write_text(text[: len(text) // 2], encoding="utf-8")
+    with pytest.raises(ReportError, match="damaged or cut off"):
+        read_report(tmp_path / "half.json")
+    with pytest.raises(ReportError, match="no file"):
+        read_report(tmp_path / "none.json")
+
+
+def test_the_maximum_rule_stands_apart_from_the_score(written):
+    text = (written / "r.html").read_text(encoding="utf-8")
+    facts = re.search(r'<dl class="facts">(.*?)</dl>', text, re.DOTALL)
+    assert "Highest patch" not in facts[1]
+    assert "maximum rule" not in facts[1]
+    assert "maximum rule of the literature" in text.split("How near another score is")[1]
+
+
 # -- replay --------------------------------------------------------------------------------
 
 

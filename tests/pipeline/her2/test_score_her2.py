@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from her2_slides import MIX, FakePixels, box, make, stain_network, zone_of
 
-from napari_celldetr.core.errors import DataError, ModelError
+from napari_celldetr.core.errors import DataError, ModelError, SlideError
 from napari_celldetr.core.her2 import SCORES, Minimum, Pattern, cell_scores, score_shares
 from napari_celldetr.core.her2.shares import count_patterns
 from napari_celldetr.core.progress import drain
-from napari_celldetr.core.transform import SlideFrame, SlideTransform
+from napari_celldetr.core.transform import SlideFrame, SlideTransform, TransformError
 from napari_celldetr.pipeline.her2.networks import Networks
 from napari_celldetr.pipeline.her2.result import Rules, conclude
 from napari_celldetr.pipeline.her2.score import TumourRequest, score_her2
@@ -147,19 +147,19 @@ def test_without_a_pixel_size_there_is_coverage_by_pixels_of_the_tumour(tmp_path
     assert found.coverage.pixels < whole.coverage.pixels
 
 
-def test_a_wrong_pair_is_measured_and_not_scored(made):
+def test_a_transform_of_other_slides_is_refused(made):
     slide, truth, _ = made
     frame = SlideFrame("b", "0" * 64, slide.size, slide.mpp)
     own = SlideFrame(slide.name, slide.identity(), slide.size, slide.mpp)
     zones = (zone_of(truth.tumour),)
-    for he, ihc, fits in ((own, frame, False), (frame, own, True)):
-        asked = TumourRequest(zones, on_he=True, transform=SlideTransform(he, ihc, np.eye(2, 3)))
-        found = drain(score_her2(slide, tumour=asked, cells=truth.cells, networks=NONE))
-        assert (found.score == "3+") is fits
-        assert found.assessment.n_cells > 100
+    asked = TumourRequest(zones, on_he=True, transform=SlideTransform(frame, own, np.eye(2, 3)))
+    found = drain(score_her2(slide, tumour=asked, cells=truth.cells, networks=NONE))
+    assert found.score == "3+"
     asked = replace(asked, transform=SlideTransform(own, frame, np.eye(2, 3)))
-    refused = drain(score_her2(slide, tumour=asked, cells=truth.cells, networks=NONE))
-    assert "another slide" in refused.refusal.reason
+    with pytest.raises(TransformError, match="another slide"):
+        next(score_her2(slide, tumour=asked, cells=truth.cells, networks=NONE))
+    with pytest.raises(SlideError, match="same slide"):
+        next(score_her2(slide, tumour=TumourRequest(he=slide), networks=NONE))
 
 
 def test_networks_stand_beside_the_measurement(made, scored):

@@ -118,10 +118,10 @@ def test_a_file_without_tumour_is_refused(tmp_path, content):
 
 
 def test_a_file_that_is_not_there_or_no_json_is_refused(tmp_path):
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="no file"):
         read_zones(tmp_path / "none.geojson")
     (tmp_path / "a.geojson").write_text("{")
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="no GeoJSON"):
         read_zones(tmp_path / "a.geojson")
 
 

@@ -97,7 +97,6 @@ def _facts(content: Content) -> str:
     size = "–" if area is None else f"{area / 1e6:,.2f} mm²"
     if content["tumour"]["source"] == "assumed":
         size = "all"
-    patch = content["maximum_rule"]
     confirmed = content["tumour_confirmed"]
     rows = [
         (
@@ -107,7 +106,6 @@ def _facts(content: Content) -> str:
         ),
         ("H-score", number(content["h_score"], 0), span(wilson, 0)),
         ("Tumour area", size, f"{zones:,} outlined" if zones else "not outlined"),
-        ("Highest patch", patch or "–", "maximum rule; not the guideline's"),
     ]
     cells = (
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(more)}</small></dd></div>"

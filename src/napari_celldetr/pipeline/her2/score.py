@@ -38,6 +38,7 @@ from napari_celldetr.pipeline.her2.tumour_areas import Tumour
 from napari_celldetr.pipeline.her2.tumour_request import (
     TumourRequest,
     find_tumour,
+    refuse_no_pair,
     refuse_tumour_elsewhere,
     require_stains,
 )
@@ -90,7 +91,9 @@ def score_her2(
     Raises
     ------
     SlideError
-        A slide cannot be read, or is stained otherwise than it should be.
+        A slide cannot be read, is stained otherwise than it should be, or is given twice.
+    TransformError
+        The transform is that of other slides.
     ModelError, ConfigError, JobError
         As `detect` raises them.
     DataError
@@ -99,6 +102,7 @@ def score_her2(
     """
     asked = tumour or TumourRequest()
     chosen = check(config or Her2Config())
+    refuse_no_pair(asked, ihc)
     refuse_tumour_elsewhere(asked, ihc)
     used = networks or _networks(chosen, asked, ihc)
     kinds = require_stains(ihc, asked.he)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_celldetr import __version__
-from napari_celldetr.core.errors import CellDETRError
+from napari_celldetr.core.errors import CellDETRError, no_file
 from napari_celldetr.pipeline.atomic import not_written, replacing
 from napari_celldetr.pipeline.her2.content import KIND, SCHEMA, Content
 from napari_celldetr.pipeline.her2.embed import PAGE_SEAL, SCRIPT, embedded, sealed_page
@@ -85,6 +85,8 @@ def _text(path: Path) -> str:
         if path.stat().st_size > LARGEST_FILE:
             raise _no_report(path, f"more than {LARGEST_FILE >> 20} MiB")
         return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise no_file(ReportError, path) from error
     except OSError as error:
         raise _no_report(path, error.strerror or type(error).__name__) from error
     except UnicodeDecodeError as error:
@@ -93,8 +95,10 @@ def _text(path: Path) -> str:
 
 def _script(path: Path, text: str) -> str:
     found = SCRIPT.findall(text)
+    if len(found) != 1 and KIND in text:
+        raise _damaged(path)
     if len(found) != 1:
-        raise _no_report(path, f"{len(found)} reports within the page")
+        raise _no_report(path, "a page without a report")
     return str(found[0])
 
 
@@ -105,7 +109,7 @@ def _parsed(path: Path, text: str) -> Content:
     try:
         content = json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise _no_report(path, str(error)[:120]) from error
+        raise (_damaged(path) if KIND in text else _no_report(path, "no JSON")) from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise _no_report(path, "another kind of JSON")
     if content.get("schema") != SCHEMA:
@@ -148,6 +152,15 @@ def _no_report(path: Path, found: str) -> ReportError:
         expected="a .json or .html file that `celldetr her2` wrote",
         found=found,
         remedy="check the path",
+    )
+
+
+def _damaged(path: Path) -> ReportError:
+    return ReportError(
+        f"{path.name!r} is a HER2 report that is damaged or cut off.",
+        expected="the file as it was written",
+        found="a part of its content",
+        remedy="take it from where it was first kept, or score the slide again",
     )
 
 

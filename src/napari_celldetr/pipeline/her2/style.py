@@ -28,7 +28,7 @@ margin-bottom:8px}
 .mark.none{font-size:34px}
 .verdict .why{font-size:17px;font-weight:550}
 .verdict ul{margin:8px 0 0;padding-left:18px}.verdict p+p{margin-top:8px}
-.facts{display:grid;grid-template-columns:repeat(4,1fr);gap:0;margin-top:18px}
+.facts{display:grid;grid-template-columns:repeat(3,1fr);gap:0;margin-top:18px}
 .facts div{padding:0 18px;border-left:1px solid var(--line)}
 .facts div:first-child{padding-left:0;border:0}
 .facts dt{font-size:13px;color:var(--soft)}.facts dd{font-size:22px;font-weight:650}

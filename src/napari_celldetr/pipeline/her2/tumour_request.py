@@ -21,6 +21,7 @@ from napari_celldetr.pipeline.her2.tumour_areas import (
     unconfirmed,
 )
 from napari_celldetr.pipeline.her2.zone_shapes import Zone
+from napari_celldetr.pipeline.slide_pair import refuse_other_pair, refuse_same
 from napari_celldetr.slides.slide import Slide
 
 
@@ -57,6 +58,14 @@ def require_stains(ihc: Slide, he: Slide | None = None) -> tuple[tuple[str, Stai
     return tuple(found)
 
 
+def refuse_no_pair(asked: TumourRequest, ihc: Slide) -> None:
+    """`SlideError` where the H&E is the IHC itself, `TransformError` where the pair is another."""
+    if asked.he is not None:
+        refuse_same(asked.he, ihc)
+    if asked.transform is not None and not asked.assumed:
+        refuse_other_pair(asked.transform, asked.he, ihc)
+
+
 def refuse_tumour_elsewhere(asked: TumourRequest, ihc: Slide) -> None:
     """`DataError` where the drawn areas lie beside the slide that they were drawn on."""
     if asked.assumed:
@@ -65,8 +74,7 @@ def refuse_tumour_elsewhere(asked: TumourRequest, ihc: Slide) -> None:
         refuse_elsewhere(asked.zones, ihc.size, ihc.name)
     elif asked.he is not None:
         refuse_elsewhere(asked.zones, asked.he.size, asked.he.name)
-    elif (pair := asked.transform) is not None and pair.ihc.identity == ihc.identity():
-        # A transform of other slides is a reason for no score, and not the areas' fault.
+    elif (pair := asked.transform) is not None:
         refuse_elsewhere(asked.zones, pair.he.size, pair.he.name)
 
 

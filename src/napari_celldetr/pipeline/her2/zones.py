@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from napari_celldetr.core.annotations import Area
-from napari_celldetr.core.errors import AnnotationError, DataError
+from napari_celldetr.core.errors import AnnotationError, DataError, no_file
 from napari_celldetr.pipeline.her2.zone_shapes import (
     Floats,
     Zone,
@@ -98,8 +98,9 @@ def read_zones(path: str | Path) -> DrawnZones:
     except AnnotationError as error:
         raise _refused(source, str(error.found)) from error
     if not found["tumour"]:
-        others = ", ".join(left_out) or "nothing"
-        raise _refused(source, f"no area of invasive tumour, but {others}")
+        others = ", ".join((*left_out, *classes["cut_out"]))
+        found_words = f"no area of invasive tumour, but {others}" if others else "no areas at all"
+        raise _refused(source, found_words)
     return DrawnZones(
         tuple(found["tumour"]),
         tuple(found["cut_out"]),
@@ -124,10 +125,12 @@ def _read_json(path: Path) -> Any:
         if path.stat().st_size > LARGEST_FILE:
             raise _refused(path, f"more than {LARGEST_FILE >> 20} MiB")
         return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise no_file(DataError, path) from error
     except OSError as error:
         raise _refused(path, error.strerror or type(error).__name__) from error
     except (ValueError, RecursionError) as error:
-        raise _refused(path, str(error)[:120]) from error
+        raise _refused(path, f"a file that is no GeoJSON, or is damaged ({error!s:.80})") from error
 
 
 def _features(content: Any) -> list[Any]:
