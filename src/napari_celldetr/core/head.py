@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from napari_celldetr.core.detections import UNKNOWN, Detections
 from napari_celldetr.core.errors import DataError
 from napari_celldetr.core.predictor import PROBABILITY
+from napari_celldetr.core.space.blocks import widen
 from napari_celldetr.core.taught import OF_CLASS, Taught
 
 FLOOR = 1e-3
@@ -106,13 +107,17 @@ class Head:
         layer = (self.weight / self.std).T
         bias = self.bias - self.mean @ layer
         out = np.empty((len(vectors), len(self.class_names)), np.float32)
+        room = np.empty((min(len(vectors), BLOCK), self.size), np.float32)
         for start in range(0, len(vectors), BLOCK):
             part = slice(start, start + BLOCK)
-            logits = vectors[part].astype(np.float32) @ layer
+            some = vectors[part]
+            logits = widen(some, room[: len(some)]) @ layer
             logits += bias
             logits += word[part]
             logits /= np.float32(self.temperature)
             out[part] = softmax(logits)
+            # A cell without an embedding has no number at all, which widening does not keep.
+            out[part][~np.isfinite(some[:, 0])] = np.nan
         return out
 
     def all_probabilities(self, cells: Detections) -> Floats:

@@ -8,9 +8,10 @@ import numpy as np
 
 from napari_celldetr.core.annotations import SAID, SHOWN
 from napari_celldetr.core.cell_table import CellTable
-from napari_celldetr.core.changes import Changes
+from napari_celldetr.core.changes import Changes, changes
 from napari_celldetr.core.claims import Rows
 from napari_celldetr.core.errors import AnnotationError
+from napari_celldetr.core.head import Head
 from napari_celldetr.core.progress import Job, Progress
 from napari_celldetr.gui.raster import CellRaster, raster_keys
 from napari_celldetr.pipeline.ask_next import queue_job
@@ -21,7 +22,6 @@ from napari_celldetr.pipeline.teach import (
     TeachSettings,
     still_wrong,
     teach,
-    what_changes,
     what_differs,
 )
 
@@ -61,13 +61,20 @@ def learn_job(
         )
     lesson = yield from teach(table, how, parent=parent)
     yield Progress(0, 0, "Seeing what changes…")
-    found, rows = what_changes(table, lesson, mpp=how.mpp)
-    table.teach(lesson.head)
+    found, rows = _taught(table, lesson.head)
     raster = painted(table, size, how.mpp)
     yield Progress(0, 0, "Keeping the lesson…")
     # With the very head that the claims were taught by: it is not read again from the disk.
     store.save(lesson)
-    return Learned(lesson, found, rows[found.changed], raster)
+    return Learned(lesson, found, rows, raster)
+
+
+def _taught(table: CellTable, head: Head | None) -> tuple[Changes, Rows]:
+    """Let a head name the cells of `table`; what changed of the kept ones, and which these are."""
+    kept, before = np.flatnonzero(table.kept), table.class_ids.copy()
+    table.teach(head)
+    found = changes(before[kept], table.class_ids[kept], table.class_names)
+    return found, kept[found.changed]
 
 
 def go_back_job(
@@ -75,12 +82,11 @@ def go_back_job(
 ) -> Job[Learned]:
     """Let another lesson hold, or none."""
     yield Progress(0, 0, "Going back…")
-    found, rows = what_changes(table, lesson, mpp=mpp)
-    table.teach(None if lesson is None else lesson.head)
+    found, rows = _taught(table, None if lesson is None else lesson.head)
     raster = painted(table, size, mpp)
     if store is not None:
         store.hold("" if lesson is None else lesson.id)
-    return Learned(lesson, found, rows[found.changed], raster)
+    return Learned(lesson, found, rows, raster)
 
 
 def compare_job(
