@@ -10,6 +10,7 @@ only ever gives a new class does not turn every cell into it.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,10 +158,15 @@ def calibrated(
         return head
     part = np.random.default_rng(0).permutation(len(numbers))[group] % min(folds, len(numbers))
     p = np.empty((len(examples.labels), len(examples.class_names)))
-    for fold in np.unique(part):
+
+    def left_out(fold: int) -> None:
         held = part == fold
         other = fit_head(examples.select(np.flatnonzero(~held)), strength)
         p[held] = other.probabilities(examples.vectors[held], examples.word[held])
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(left_out, np.unique(part).tolist()):
+            pass
     try:
         temperature = fit_class_temperature(p, examples.labels)
     except DataError:
