@@ -10,9 +10,9 @@ from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.claims import Claims
 from napari_celldetr.core.edits import confirm, delete
 from napari_celldetr.pipeline.cell_ids import cell_ids
-from napari_celldetr.pipeline.corrections import corrections_of
 from napari_celldetr.pipeline.project import Project, SlideFacts
 from napari_celldetr.pipeline.project_cells import RunAbout
+from napari_celldetr.pipeline.reviewed import reviewed_and_said
 from napari_celldetr.training.finetune_tiles import Taught
 
 FACTS = SlideFacts("s.svs", "0123456789abcdef" * 4, (6000, 6000), (0.5, 0.5))
@@ -30,7 +30,7 @@ def test_a_project_knows_what_was_deleted():
             for edit in (delete(cells, kept[:5]), confirm(cells, kept[5:12])):
                 journal.append(edit, model="he", weights="f" * 64)
                 cells.apply(edit, author="ada")
-        now, said = corrections_of(record)
+        now, said = reviewed_and_said(record)
         taught = Taught.of(now, said)
         assert len(taught.gone) == 5
         assert taught.said.sum() == 7

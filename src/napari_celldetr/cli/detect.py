@@ -36,23 +36,30 @@ MOST_REASONS = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detect`."""
+    add_slide_arguments(parser, FORMATS, default=DEFAULT_FORMAT)
+    parser.add_argument(
+        "--picture", action="store_true", help="also draw the cells: OUT with .overlay.png"
+    )
+    add_run_flags(parser)
+
+
+def add_slide_arguments(
+    parser: argparse.ArgumentParser, formats: Sequence[str], *, default: str
+) -> None:
+    """Slides in; a file, or a folder of files of a format, out."""
     parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE")
     parser.add_argument(
         "-o",
         "--out",
         required=True,
         metavar="OUT",
-        help=f"result file (.{', .'.join(FORMATS)}), or a folder: one file per slide",
+        help=f"result file (.{', .'.join(formats)}), or a folder: one file per slide",
     )
     parser.add_argument(
         "--format",
-        choices=FORMATS,
-        help=f"format of the files in a folder (default: {DEFAULT_FORMAT})",
+        choices=formats,
+        help=f"format of the files in a folder (default: {default})",
     )
-    parser.add_argument(
-        "--picture", action="store_true", help="also draw the cells: OUT with .overlay.png"
-    )
-    add_run_flags(parser)
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_celldetr.cli.detect import Detecting, add_run_flags, detect_all
+from napari_celldetr.cli.detect import Detecting, add_run_flags, add_slide_arguments, detect_all
 from napari_celldetr.cli.exits import Exit
 from napari_celldetr.cli.outputs import Output, plan_outputs
 from napari_celldetr.cli.screen import Screen
@@ -22,19 +22,7 @@ FORMATS = ("parquet", "h5ad")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `embed`."""
-    parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE")
-    parser.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        metavar="OUT",
-        help=f"result file (.{', .'.join(FORMATS)}), or a folder: one file per slide",
-    )
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        help=f"format of the files in a folder (default: {FORMATS[0]})",
-    )
+    add_slide_arguments(parser, FORMATS, default=FORMATS[0])
     parser.add_argument(
         "--vectors",
         type=Path,

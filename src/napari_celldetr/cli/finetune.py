@@ -64,9 +64,9 @@ def run(args: argparse.Namespace, screen: Screen) -> Exit:
 def _detector(args: argparse.Namespace, screen: Screen) -> Exit:
     from napari_celldetr.nets.card import read_card
     from napari_celldetr.nets.registry import find_model
-    from napari_celldetr.pipeline.corrections import corrections_from_geojson, corrections_of
+    from napari_celldetr.pipeline.corrections import corrections_from_geojson
     from napari_celldetr.pipeline.finetune import finetune
-    from napari_celldetr.pipeline.reviewed import find_record
+    from napari_celldetr.pipeline.reviewed import find_record, reviewed_and_said
     from napari_celldetr.slides.readers import open_slide
     from napari_celldetr.training.memory import keep_memory
 
@@ -75,7 +75,7 @@ def _detector(args: argparse.Namespace, screen: Screen) -> Exit:
     with open_slide(args.slide, mpp=args.mpp) as slide:
         said = None
         if args.corrections.is_dir():
-            cells, said = corrections_of(find_record(slide, args.corrections))
+            cells, said = reviewed_and_said(find_record(slide, args.corrections))
             found_by = cells.cells.source
             if args.model is None and found_by.weights_sha256:
                 model = model_with(found_by.weights_sha256, found_by.model)

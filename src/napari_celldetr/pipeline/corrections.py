@@ -12,15 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_celldetr.core.annotations import Annotations, Area, CorrectedCells, Status, new_keys
+from napari_celldetr.core.annotations import Area, CorrectedCells, Status, new_keys
 from napari_celldetr.core.detections import Detections, Source
 from napari_celldetr.core.errors import AnnotationError
+from napari_celldetr.nets.celldetr_config import NUCLEUS_UM
 from napari_celldetr.pipeline.import_features import ClassWords, FileObjects
 from napari_celldetr.pipeline.import_geojson import read_objects
-from napari_celldetr.pipeline.journal import Journal
-from napari_celldetr.pipeline.project_record import SlideRecord
 from napari_celldetr.pipeline.qupath import AREA_CLASSES
-from napari_celldetr.pipeline.reviewed import reviewed_cells
 from napari_celldetr.slides.slide import Slide
 from napari_celldetr.training.finetune_tiles import POINT, Taught, overlapping
 
@@ -29,17 +27,6 @@ FEWEST = 10
 MPP_SLACK = 0.02
 SMALLEST_UM, LARGEST_UM = 2.0, 40.0
 """Of the median corrected box."""
-NUCLEUS_UM = 6.0
-
-
-def corrections_of(record: SlideRecord) -> tuple[CorrectedCells, Annotations]:
-    """What people made of a slide in a project, and everything they said of it.
-
-    Raises `AnnotationError` as `reviewed_cells` does.
-    """
-    with Journal.open(record.journal_path, author="", read_only=True) as journal:
-        said = journal.annotations()
-    return reviewed_cells(record), said
 
 
 def corrections_from_geojson(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_celldetr.core.annotations import CorrectedCells
+from napari_celldetr.core.annotations import Annotations, CorrectedCells
 from napari_celldetr.core.cell_table import CellTable
 from napari_celldetr.core.claims import Claims
 from napari_celldetr.core.errors import AnnotationError
@@ -91,8 +91,14 @@ def _teach(table: CellTable, record: SlideRecord) -> None:
 
 def reviewed_cells(record: SlideRecord) -> CorrectedCells:
     """`reviewed_table` as cells for a file, with their sizes in µm."""
+    return reviewed_and_said(record)[0]
+
+
+def reviewed_and_said(record: SlideRecord) -> tuple[CorrectedCells, Annotations]:
+    """`reviewed_cells`, and everything people said of them, deleted cells included."""
     table = reviewed_table(record)
-    return with_sizes(table.corrected(), table.source.mpp or record.facts.mpp)
+    cells = with_sizes(table.corrected(), table.source.mpp or record.facts.mpp)
+    return cells, table.annotations
 
 
 def class_colors(record: SlideRecord) -> dict[str, tuple[int, int, int]]:
