@@ -196,6 +196,9 @@ def her2(folder: str = "docs/images") -> None:
 
 def align(folder: str = "docs/images") -> None:
     """The generated pair of sections: landmarks side by side, swipe, chequerboard."""
+    # Landmarks are kept: those of an earlier run must not stand in the picture.
+    os.environ["CELLDETR_PROJECT"] = tempfile.mkdtemp()
+    Path(folder).mkdir(parents=True, exist_ok=True)
     viewer = napari.Viewer(show=True)
     viewer.window.resize(WIDTH, HEIGHT)
     for pixels, options, _ in sample_pair():
